@@ -1,0 +1,1 @@
+"""The administration address: REST API, health and metrics."""

@@ -1,0 +1,1 @@
+"""Cluster links and their mirror topics."""

@@ -1,0 +1,1 @@
+"""The addresses that clients connect to: bootstrap and one port per broker."""

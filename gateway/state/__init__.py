@@ -1,0 +1,1 @@
+"""What the gateways remember: links, mirrors and users, in a compacted topic of the fronted cluster."""

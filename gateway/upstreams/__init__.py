@@ -1,0 +1,1 @@
+"""Connections to brokers, dialled or reversed, that their users cannot tell apart."""
