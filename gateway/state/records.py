@@ -1,0 +1,237 @@
+"""The records of the state topic: one JSON object per link, mirror topic and user, newest per key.
+
+A record's key is `{"kind": ..., "name": ...}`, its value the model below, a null value deletes it.
+Every value carries the version of its form. A gateway refuses a form that it does not know rather
+than drop fields that a newer gateway relies on.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class LinkMode(StrEnum):
+    """`link.mode`: the part that the fronted cluster plays in a link."""
+
+    DESTINATION = "DESTINATION"
+    SOURCE = "SOURCE"
+    BIDIRECTIONAL = "BIDIRECTIONAL"
+
+
+class ConnectionMode(StrEnum):
+    """`connection.mode`: whether this half of a link dials or is dialled."""
+
+    OUTBOUND = "OUTBOUND"
+    INBOUND = "INBOUND"
+
+
+class MirrorStatus(StrEnum):
+    """`mirror_status` of the REST contract."""
+
+    ACTIVE = "ACTIVE"
+    FAILED = "FAILED"
+    LINK_FAILED = "LINK_FAILED"
+    LINK_PAUSED = "LINK_PAUSED"
+    PAUSED = "PAUSED"
+    PENDING_STOPPED = "PENDING_STOPPED"
+    SOURCE_UNAVAILABLE = "SOURCE_UNAVAILABLE"
+    STOPPED = "STOPPED"
+    PENDING_MIRROR = "PENDING_MIRROR"
+
+
+class MirrorTopicError(StrEnum):
+    """`mirror_topic_error` of the REST contract."""
+
+    UNKNOWN = "UNKNOWN"
+    NOT_SET = "NOT_SET"
+    NO_ERROR = "NO_ERROR"
+    SOURCE_TOPIC_MAY_BE_DELETED = "SOURCE_TOPIC_MAY_BE_DELETED"
+    SOURCE_TOPIC_ID_CHANGED = "SOURCE_TOPIC_ID_CHANGED"
+    SOURCE_PARTITIONS_DECREASED = "SOURCE_PARTITIONS_DECREASED"
+    NON_MONOTONIC_LOG_APPEND_EPOCH = "NON_MONOTONIC_LOG_APPEND_EPOCH"
+    UNEXPECTED_TRUNCATION = "UNEXPECTED_TRUNCATION"
+    UNSUPPORTED_MESSAGE_FORMAT = "UNSUPPORTED_MESSAGE_FORMAT"
+    NON_MONOTONIC_SOURCE_EPOCH = "NON_MONOTONIC_SOURCE_EPOCH"
+    ILLEGAL_STATE = "ILLEGAL_STATE"
+    UNSUPPORTED_MIRROR_STATE = "UNSUPPORTED_MIRROR_STATE"
+
+
+class StateFormatError(Exception):
+    """The state topic holds something that this version did not write and cannot understand."""
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        ser_json_bytes="base64",
+        val_json_bytes="base64",
+        hide_input_in_errors=True,
+    )
+
+
+class LinkRecord(_Form):
+    """One half of a cluster link, kept by the cluster that it belongs to."""
+
+    version: Literal[1] = 1
+    link_name: str
+    cluster_link_id: str
+    link_mode: LinkMode
+    connection_mode: ConnectionMode
+    source_cluster_id: str | None = None
+    destination_cluster_id: str | None = None
+    # Values of sensitive keys are ciphertext (see `secrets`).
+    configs: dict[str, str] = Field(default_factory=dict, repr=False)
+    owner: str | None = None
+    filler_key: bytes = Field(repr=False, min_length=16, max_length=16)
+    created_ms: int
+
+
+class MirrorRecord(_Form):
+    """A mirror topic on its destination cluster."""
+
+    version: Literal[1] = 1
+    link_name: str
+    mirror_topic_name: str
+    source_topic_name: str
+    num_partitions: int
+    replication_factor: int | None = None
+    configs: dict[str, str] = Field(default_factory=dict)
+    source_topic_id: UUID | None = None
+    topic_id: UUID | None = None
+    producer_id: int
+    status: MirrorStatus = MirrorStatus.ACTIVE
+    error: MirrorTopicError = MirrorTopicError.NO_ERROR
+    error_message: str | None = None
+    state_time_ms: int
+    # Partition to the source offset where the mirror ends; set when it is asked to stop.
+    stop_offsets: dict[int, int] | None = None
+    failover: bool = False
+
+
+class ScramKeys(_Form):
+    """What RFC 5802 §3 has a server keep instead of a password."""
+
+    salt: bytes = Field(repr=False)
+    iterations: int
+    stored_key: bytes = Field(repr=False)
+    server_key: bytes = Field(repr=False)
+
+
+class UserRecord(_Form):
+    """A user of this gateway, by SCRAM mechanism name the keys that prove its password."""
+
+    version: Literal[1] = 1
+    name: str
+    scram: dict[str, ScramKeys]
+
+
+Record = LinkRecord | MirrorRecord | UserRecord
+Kind = Literal["link", "mirror", "user"]
+
+_FORMS: Mapping[str, type[Record]] = {"link": LinkRecord, "mirror": MirrorRecord, "user": UserRecord}
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Removes the record of that kind and name."""
+
+    kind: Kind
+    name: str
+
+
+def key_of(record: Record) -> tuple[Kind, str]:
+    """Kind and name under which a record is kept."""
+    match record:
+        case LinkRecord():
+            return "link", record.link_name
+        case MirrorRecord():
+            return "mirror", record.mirror_topic_name
+        case UserRecord():
+            return "user", record.name
+
+
+def encode_change(change: Record | Delete) -> tuple[bytes, bytes | None]:
+    """Key and value of the Kafka record that stores a change; the value is None for a deletion."""
+    if isinstance(change, Delete):
+        return _encode_key(change.kind, change.name), None
+    return _encode_key(*key_of(change)), change.model_dump_json().encode()
+
+
+def decode_change(key: bytes | None, value: bytes | None) -> Record | Delete:
+    """Inverse of `encode_change`. StateFormatError for anything that this version does not write."""
+    kind, name = _decode_key(key)
+    if value is None:
+        return Delete(kind, name)
+    try:
+        record = _FORMS[kind].model_validate_json(value)
+    except ValidationError as error:
+        version = _version_of(value)
+        if version not in (None, 1):
+            raise StateFormatError(
+                f"{kind} {name!r} has version {version}, this gateway knows version 1"
+            ) from None
+        # Not the whole error: it would quote values.
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"])) or "value"
+        raise StateFormatError(f"{kind} {name!r}: {where}: {first['msg']}") from None
+    if key_of(record) != (kind, name):
+        raise StateFormatError(f"the record under {kind} {name!r} is named {key_of(record)[1]!r}")
+    return record
+
+
+def _encode_key(kind: Kind, name: str) -> bytes:
+    return json.dumps({"kind": kind, "name": name}, separators=(",", ":")).encode()
+
+
+def _decode_key(key: bytes | None) -> tuple[Kind, str]:
+    try:
+        match json.loads(key or b""):
+            case {"kind": "link" | "mirror" | "user" as kind, "name": str(name), **rest} if not rest:
+                return kind, name
+    except (ValueError, RecursionError):
+        pass
+    shown = repr((key or b"")[:80])
+    raise StateFormatError(f"the key {shown} names no kind of record that this gateway knows")
+
+
+def _version_of(value: bytes) -> object:
+    try:
+        parsed = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    return parsed.get("version") if isinstance(parsed, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything in the state topic at one moment; links, mirror topics and users by their names."""
+
+    links: Mapping[str, LinkRecord] = field(default_factory=lambda: MappingProxyType({}))
+    mirrors: Mapping[str, MirrorRecord] = field(default_factory=lambda: MappingProxyType({}))
+    users: Mapping[str, UserRecord] = field(default_factory=lambda: MappingProxyType({}))
+
+    def with_changes(self, changes: Iterable[Record | Delete]) -> "State":
+        """The state after these changes, in their order."""
+        links, mirrors, users = dict(self.links), dict(self.mirrors), dict(self.users)
+        for change in changes:
+            match change:
+                case Delete("link", name):
+                    links.pop(name, None)
+                case Delete("mirror", name):
+                    mirrors.pop(name, None)
+                case Delete("user", name):
+                    users.pop(name, None)
+                case LinkRecord():
+                    links[change.link_name] = change
+                case MirrorRecord():
+                    mirrors[change.mirror_topic_name] = change
+                case UserRecord():
+                    users[change.name] = change
+        return State(MappingProxyType(links), MappingProxyType(mirrors), MappingProxyType(users))
