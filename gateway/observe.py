@@ -1,0 +1,120 @@
+"""Logs and metrics: structlog events with fields, and the Prometheus series of the whole process.
+
+Secrets never format: fields whose names speak of one are masked here as the last line of defence.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Literal
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+MASK = "[hidden]"
+_SECRET_WORDS = ("password", "secret", "token", "jaas", "auth_bytes", "salted", "private", "credential")
+
+METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
+registry = CollectorRegistry()
+
+connections_total = Counter(
+    "causeway_connections", "Client connections accepted.", ["listener"], registry=registry
+)
+connections_open = Gauge(
+    "causeway_connections_open", "Client connections open now.", ["listener"], registry=registry
+)
+connections_refused = Counter(
+    "causeway_connections_refused",
+    "Client connections closed before they became a session.",
+    ["listener", "reason"],
+    registry=registry,
+)
+disconnects = Counter(
+    "causeway_disconnects", "Client connections ended, by cause.", ["listener", "cause"], registry=registry
+)
+requests = Counter(
+    "causeway_requests", "Client requests by API and version.", ["api", "version"], registry=registry
+)
+refusals = Counter(
+    "causeway_refusals", "Requests, or parts of them, refused here.", ["api", "reason"], registry=registry
+)
+request_bytes = Counter(
+    "causeway_request_bytes", "Bytes of client requests.", ["listener"], registry=registry
+)
+response_bytes = Counter(
+    "causeway_response_bytes", "Bytes of responses to clients.", ["listener"], registry=registry
+)
+authentications = Counter(
+    "causeway_authentications", "Authentications by outcome.", ["mechanism", "outcome"], registry=registry
+)
+upstream_errors = Counter(
+    "causeway_upstream_errors",
+    "Broker connections that could not be made or broke.",
+    ["cause"],
+    registry=registry,
+)
+upstream_dial_seconds = Histogram(
+    "causeway_upstream_dial_seconds", "Time to connect to a broker, authenticated.", registry=registry
+)
+fillers_presented = Counter(
+    "causeway_fillers_presented", "Filler batches shown to clients as control batches.", registry=registry
+)
+bound_refusals = Counter(
+    "causeway_bound_refusals",
+    "Requests of link peers refused by the link gate.",
+    ["api", "reason"],
+    registry=registry,
+)
+
+
+def metrics_page() -> bytes:
+    """The Prometheus text exposition of this process."""
+    return generate_latest(registry)
+
+
+def mask_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """structlog processor: replaces the value of every field whose name speaks of a secret."""
+    for name in event:
+        lowered = name.lower()
+        if any(word in lowered for word in _SECRET_WORDS):
+            event[name] = MASK
+    return event
+
+
+def configure_logging(level: str = "INFO", style: Literal["json", "console"] = "json") -> None:
+    """Sets up structlog to stderr and sends the standard library's loggers (uvicorn, aiokafka) through it."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        mask_secrets,
+    ]
+    renderer: list[Any]
+    if style == "json":
+        renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        renderer = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)

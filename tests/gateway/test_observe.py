@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from gateway import observe
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+
+
+def lines_of(capture: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capture.getvalue().splitlines()]
+
+
+def configured() -> io.StringIO:
+    observe.configure_logging("INFO", "json")
+    capture = io.StringIO()
+    handler = logging.getLogger().handlers[0]
+    assert isinstance(handler, logging.StreamHandler)
+    handler.setStream(capture)
+    return capture
+
+
+def test_an_event_is_one_json_line_with_its_fields() -> None:
+    capture = configured()
+    structlog.get_logger("gateway.test").info("session.opened", peer="10.0.0.1:1", listener="public")
+    (line,) = lines_of(capture)
+    assert (line["event"], line["peer"], line["level"]) == ("session.opened", "10.0.0.1:1", "info")
+
+
+@pytest.mark.parametrize(
+    "field", ["password", "ssl_key_password", "sasl_jaas_config", "token", "client_secret"]
+)
+def test_a_field_that_speaks_of_a_secret_is_hidden(field: str) -> None:
+    capture = configured()
+    structlog.get_logger("gateway.test").error("oops", **{field: "hunter2"})
+    assert "hunter2" not in capture.getvalue()
+    assert lines_of(capture)[0][field] == observe.MASK
+
+
+def test_the_standard_library_is_logged_alike_and_the_level_holds() -> None:
+    capture = configured()
+    logging.getLogger("aiokafka").warning("broker %s away", 3)
+    logging.getLogger("aiokafka").debug("noise")
+    (line,) = lines_of(capture)
+    assert (line["event"], line["logger"]) == ("broker 3 away", "aiokafka")
+
+
+def test_the_console_style_is_readable_text() -> None:
+    observe.configure_logging("INFO", "console")
+    handler = logging.getLogger().handlers[0]
+    assert isinstance(handler, logging.StreamHandler)
+    capture = io.StringIO()
+    handler.setStream(capture)
+    structlog.get_logger("gateway.test").info("gateway.ready", listeners=2)
+    assert "gateway.ready" in capture.getvalue()
+    assert "listeners" in capture.getvalue()
+
+
+def test_the_metrics_page_has_the_series_in_text_form() -> None:
+    observe.requests.labels("METADATA", "12").inc()
+    page = observe.metrics_page().decode()
+    assert 'causeway_requests_total{api="METADATA",version="12"}' in page
