@@ -1,0 +1,201 @@
+"""Dials a broker: TCP, TLS with host name verification, ApiVersions, SASL, the check of the cluster id."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import struct
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+from gateway.config import SecurityConfig, SecurityProtocol
+from gateway.tls import client_context
+from gateway.upstreams.connection import BrokerConnection
+from gateway.upstreams.errors import (
+    AuthenticationFailed,
+    ClusterIdMismatch,
+    ConnectFailed,
+    KafkaError,
+    TlsFailed,
+)
+from gateway.wire import ConnectionClosed, FrameConnection
+from protocol.api_keys import ApiKey
+from protocol.errors import ProtocolError
+from protocol.messages import request_class
+
+DEFAULT_MAX_FRAME_BYTES: Final = 100 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Security:
+    """How to get into a cluster; `username` and `password` with a SASL mechanism only."""
+
+    protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
+    mechanism: str | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
+    verify_hostname: bool = True
+
+    @classmethod
+    def from_config(cls, config: SecurityConfig) -> Self:
+        """From the `security` section of the configuration; TlsError if a file cannot be used."""
+        return cls(
+            protocol=config.protocol,
+            mechanism=config.sasl_mechanism,
+            username=config.username,
+            password=config.password.get_secret_value() if config.password else None,
+            ssl_context=client_context(config) if config.protocol.uses_tls else None,
+            verify_hostname=config.verify_hostname,
+        )
+
+
+async def dial(
+    host: str,
+    port: int,
+    security: Security,
+    *,
+    client_id: str = "causeway",
+    node_id: int | None = None,
+    connect_timeout_s: float = 5,
+    max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES,
+    linger_zero: bool = False,
+    user_timeout_ms: int | None = None,
+    expected_cluster_id: str | None = None,
+) -> BrokerConnection:
+    """A connection ready for requests; TCP and TLS, and the rest, each in `connect_timeout_s`. DialError.
+
+    With `linger_zero` closing drops what the peer has not taken: what was not delivered when a connection
+    died is never delivered later. `user_timeout_ms` is TCP_USER_TIMEOUT (RFC 5482).
+    """
+    wire = await _open(
+        host,
+        port,
+        security,
+        timeout_s=connect_timeout_s,
+        max_frame_bytes=max_frame_bytes,
+        linger_zero=linger_zero,
+        user_timeout_ms=user_timeout_ms,
+    )
+    connection = BrokerConnection(wire, client_id=client_id, node_id=node_id)
+    where = f"{host}:{port}"
+    try:
+        async with asyncio.timeout(connect_timeout_s):
+            await _enter(connection, security, where, expected_cluster_id, connect_timeout_s)
+    except BaseException as error:
+        connection.abort()
+        if isinstance(error, TimeoutError):
+            raise ConnectFailed(f"{where} did not answer within {connect_timeout_s} s") from error
+        raise
+    return connection
+
+
+async def _enter(
+    connection: BrokerConnection,
+    security: Security,
+    where: str,
+    expected_cluster_id: str | None,
+    timeout_s: float,
+) -> None:
+    stage = "ApiVersions"
+    try:
+        await connection.negotiate(timeout_s=timeout_s)
+        if security.protocol.uses_sasl:
+            stage = "authentication"
+            if security.mechanism is None or security.username is None or security.password is None:
+                raise AuthenticationFailed(f"{where}: mechanism, username and password are needed")
+            await connection.authenticate(
+                security.mechanism, security.username, security.password, timeout_s=timeout_s
+            )
+        if expected_cluster_id is not None:
+            stage = "Metadata"
+            await _check_cluster_id(connection, where, expected_cluster_id, timeout_s)
+    except ConnectionClosed as end:
+        # With TLS 1.3 the server judges our certificate after the handshake has ended for us.
+        if isinstance(end.cause, ssl.SSLError):
+            raise TlsFailed(f"{where}: {end.cause}") from end
+        hint = "" if security.protocol.uses_tls else "; does the port expect TLS or SASL?"
+        raise ConnectFailed(f"{where}: {end.reason} during {stage}{hint}") from end
+    except (ProtocolError, KafkaError) as error:
+        raise ConnectFailed(f"{where}: {stage}: {error}") from error
+
+
+async def _check_cluster_id(
+    connection: BrokerConnection, where: str, expected: str, timeout_s: float
+) -> None:
+    # From version 1 on an empty list of topics means none of them; null would be all.
+    version = connection.pick_version(ApiKey.METADATA, 4, 12)
+    message = request_class(ApiKey.METADATA, version)(topics=(), allow_auto_topic_creation=False)
+    response = await connection.request(message, timeout_s=timeout_s)
+    if response.cluster_id != expected:
+        raise ClusterIdMismatch(f"{where} belongs to cluster {response.cluster_id}, not to {expected}")
+
+
+async def _open(
+    host: str,
+    port: int,
+    security: Security,
+    *,
+    timeout_s: float,
+    max_frame_bytes: int,
+    linger_zero: bool,
+    user_timeout_ms: int | None,
+) -> FrameConnection:
+    where = f"{host}:{port}"
+    loop = asyncio.get_running_loop()
+    wire: FrameConnection | None = None
+    connected: socket.socket | None = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            connected = await _connect(host, port, timeout_s)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if linger_zero:
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if user_timeout_ms is not None:
+                connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, user_timeout_ms)
+            wire = FrameConnection(max_frame_bytes=max_frame_bytes, name=where)
+            made = wire
+            await loop.create_connection(
+                lambda: made,
+                sock=connected,
+                ssl=security.ssl_context,
+                server_hostname=host if security.ssl_context is not None else None,
+            )
+            return made
+    except BaseException as error:
+        if wire is not None:
+            wire.abort()
+        if connected is not None:
+            connected.close()
+        if isinstance(error, ssl.SSLError) or (
+            isinstance(error, ConnectionError) and security.ssl_context is not None and connected is not None
+        ):
+            raise TlsFailed(f"{where}: TLS handshake: {error}") from error
+        if isinstance(error, TimeoutError):
+            raise ConnectFailed(f"{where}: no connection within {timeout_s} s") from error
+        if isinstance(error, OSError):
+            raise ConnectFailed(f"{where}: {error.strerror or error}") from error
+        raise
+
+
+async def _connect(host: str, port: int, timeout_s: float) -> socket.socket:
+    """Tries every address of the name; each may take its share of the time that is left."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    errors: list[OSError] = []
+    for left, (family, kind, proto, _, address) in zip(range(len(addresses), 0, -1), addresses, strict=True):
+        candidate = socket.socket(family, kind, proto)
+        try:
+            candidate.setblocking(False)
+            async with asyncio.timeout((deadline - loop.time()) / left):
+                await loop.sock_connect(candidate, address)
+            return candidate
+        except OSError as error:
+            candidate.close()
+            errors.append(error)
+        except BaseException:
+            candidate.close()
+            raise
+    raise errors[-1] if errors else OSError(f"{host} has no address")

@@ -1,0 +1,300 @@
+"""A framed connection with flow control in both directions, used for clients, brokers and links alike.
+
+Supports plain TCP and TLS (whatever transport the loop attaches), on uvloop and on asyncio's own loop. Frames
+are received into the decoder's buffers without a copy (`asyncio.BufferedProtocol`). Above the queue limits
+reading stops, so that the peer feels the back-pressure; writing is bounded by `drain`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias, cast
+
+from protocol.errors import DecodeError
+from protocol.framing import FrameDecoder, frame_size_prefix
+
+BytesLike: TypeAlias = bytes | bytearray | memoryview
+
+# Below this a copy is cheaper than one more entry in the kernel's vector of buffers.
+_JOIN_BELOW_BYTES: Final = 16 * 1024
+_WRITE_HIGH_BYTES: Final = 256 * 1024
+_CLOSE_TIMEOUT_S: Final = 5.0
+# Where a transport may put what arrives after the end; what it holds is never looked at.
+_DISCARDED: Final = bytearray(64 * 1024)
+
+
+class ConnectionClosed(Exception):
+    """The connection has ended, here or at the peer; `reason` says how, `cause` is the transport's error."""
+
+    def __init__(self, reason: str, cause: BaseException | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.cause = cause
+
+
+class FrameConnection(asyncio.BufferedProtocol):
+    """One connection of size-prefixed frames; made in the factory of `create_server`/`create_connection`.
+
+    `on_connected` is called once the transport (with TLS: its handshake) is up. `on_readable` may be set by
+    an owner that takes frames by `next_frame` instead of `read_frame`; called at frames and at the end.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_frame_bytes: int,
+        max_queued_bytes: int = 1 << 20,
+        max_queued_frames: int = 64,
+        name: str,
+        on_connected: Callable[[FrameConnection], None] | None = None,
+        close_timeout_s: float = _CLOSE_TIMEOUT_S,
+    ) -> None:
+        self.name = name
+        self.peer = ""
+        self.local_port = 0
+        self.ssl_object: Any = None
+        self.last_read_monotonic = time.monotonic()
+        self.on_readable: Callable[[], None] | None = None
+        self._on_connected = on_connected
+        self._close_timeout_s = close_timeout_s
+        self._decoder = FrameDecoder(max_frame_bytes)
+        self._max_queued_bytes = max_queued_bytes
+        self._max_queued_frames = max_queued_frames
+        self._frames: deque[bytearray] = deque()
+        self._queued_bytes = 0
+        self._undecoded_bytes = 0
+        self._reading_paused = False
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._read_waiter: asyncio.Future[None] | None = None
+        self._drain_waiters: deque[asyncio.Future[None]] = deque()
+        self._writing_paused = False
+        self._broken: DecodeError | None = None
+        self._end: ConnectionClosed | None = None
+        self._lost = asyncio.Event()
+        self._abort_timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<FrameConnection {self.name} {self.peer or 'unconnected'}{' closed' if self.closed else ''}>"
+
+    @property
+    def max_frame_bytes(self) -> int:
+        """Largest frame taken from the peer, in bytes without the size prefix; may be set at any time."""
+        return self._decoder.max_frame_bytes
+
+    @max_frame_bytes.setter
+    def max_frame_bytes(self, value: int) -> None:
+        self._decoder.max_frame_bytes = value
+
+    @property
+    def closed(self) -> bool:
+        """True once either side has ended the connection; frames that came before may still be read."""
+        return self._end is not None
+
+    # --- reading --------------------------------------------------------------------------------------
+
+    async def read_frame(self, timeout_s: float | None = None) -> bytearray:
+        """The next frame; ConnectionClosed at the end, DecodeError if the framing is broken, TimeoutError."""
+        frame = self.next_frame()
+        if frame is not None:
+            return frame
+        if self._read_waiter is not None:
+            raise RuntimeError(f"{self.name}: read_frame has a reader already")
+        async with asyncio.timeout(timeout_s):
+            while frame is None:
+                self._read_waiter = self._loop.create_future()
+                try:
+                    await self._read_waiter
+                finally:
+                    self._read_waiter = None
+                frame = self.next_frame()
+        return frame
+
+    def next_frame(self) -> bytearray | None:
+        """The next frame if there is one; raises as `read_frame` once all frames before the end are taken."""
+        if not self._frames:
+            if self._broken is not None:
+                raise self._broken
+            if self._end is not None:
+                raise ConnectionClosed(self._end.reason, self._end.cause)
+            return None
+        frame = self._frames.popleft()
+        self._queued_bytes -= len(frame)
+        self._decode_queued()
+        return frame
+
+    def _decode_queued(self) -> None:
+        """Moves frames from the decoder to the queue while it has room; reading goes on if it still has."""
+        while (has_room := self._has_room()) and self._broken is None:
+            try:
+                frame = self._decoder.next_frame()
+            except DecodeError as error:
+                self._broken = error
+                break
+            if frame is None:
+                break
+            self._undecoded_bytes -= len(frame) + 4
+            self._queued_bytes += len(frame)
+            self._frames.append(frame)
+        self._control_reading(wanted=has_room and self._broken is None)
+
+    def _has_room(self) -> bool:
+        return len(self._frames) < self._max_queued_frames and self._queued_bytes < self._max_queued_bytes
+
+    def _control_reading(self, *, wanted: bool) -> None:
+        transport = self._transport
+        if transport is None or self._end is not None or transport.is_closing():
+            return
+        if wanted and self._reading_paused:
+            self._reading_paused = False
+            transport.resume_reading()
+        elif not wanted and not self._reading_paused:
+            self._reading_paused = True
+            transport.pause_reading()
+
+    def _wake_reader(self) -> None:
+        if self._read_waiter is not None and not self._read_waiter.done():
+            self._read_waiter.set_result(None)
+        if self.on_readable is not None:
+            self.on_readable()
+
+    # --- writing --------------------------------------------------------------------------------------
+
+    def write_frame(self, *parts: BytesLike) -> None:
+        """Sends the parts as one frame; large ones are not copied: leave them unaltered. ConnectionClosed."""
+        if self._end is not None:
+            raise ConnectionClosed(self._end.reason, self._end.cause)
+        transport = self._transport
+        if transport is None:
+            raise RuntimeError(f"{self.name}: not connected")
+        size = sum(map(len, parts))
+        prefix = frame_size_prefix(size)
+        if size < _JOIN_BELOW_BYTES:
+            transport.write(b"".join((prefix, *parts)))
+            return
+        buffers: list[BytesLike] = []
+        small: list[BytesLike] = [prefix]
+        for part in parts:
+            if len(part) < _JOIN_BELOW_BYTES:
+                small.append(part)
+                continue
+            if small:
+                buffers.append(b"".join(small))
+            # asyncio's TLS cuts what it could not send off the front: a copy with bytes, none with a view.
+            buffers.append(memoryview(part))
+            small = []
+        if small:
+            buffers.append(b"".join(small))
+        transport.writelines(buffers)
+
+    async def drain(self, timeout_s: float | None = None) -> None:
+        """Returns when the write buffer has room; ConnectionClosed, TimeoutError."""
+        if self._end is None and not self._writing_paused:
+            return
+        async with asyncio.timeout(timeout_s):
+            while self._writing_paused and self._end is None:
+                waiter = self._loop.create_future()
+                self._drain_waiters.append(waiter)
+                try:
+                    await waiter
+                finally:
+                    self._drain_waiters.remove(waiter)
+        if self._end is not None:
+            raise ConnectionClosed(self._end.reason, self._end.cause)
+
+    def _wake_writers(self) -> None:
+        for waiter in self._drain_waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # --- ending ---------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Sends what was written, then closes; aborts if that takes longer than `close_timeout_s`."""
+        self._frames.clear()
+        self._finish(ConnectionClosed("closed by us"))
+        transport = self._transport
+        if transport is None or self._lost.is_set() or self._abort_timer is not None:
+            return
+        self._abort_timer = self._loop.call_later(self._close_timeout_s, transport.abort)
+        transport.close()
+
+    def abort(self) -> None:
+        """Closes at once; what was not sent is dropped."""
+        self._frames.clear()
+        self._finish(ConnectionClosed("aborted by us"))
+        if self._transport is not None and not self._lost.is_set():
+            self._transport.abort()
+
+    async def wait_closed(self) -> None:
+        """Returns when the transport is gone; after `close` that is at most `close_timeout_s` away."""
+        if self._transport is not None:
+            await self._lost.wait()
+
+    def _finish(self, end: ConnectionClosed) -> None:
+        if self._end is not None:
+            return
+        self._end = end
+        self._wake_writers()
+        self._wake_reader()
+
+    # --- called by the transport ----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclasses of asyncio.Transport, but have all its methods.
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
+        self.peer = _address(transport.get_extra_info("peername"))
+        sockname = transport.get_extra_info("sockname")
+        self.local_port = sockname[1] if isinstance(sockname, tuple) else 0
+        self.ssl_object = transport.get_extra_info("ssl_object")
+        self.last_read_monotonic = time.monotonic()
+        if self._end is not None:
+            self._transport.abort()
+        elif self._on_connected is not None:
+            self._on_connected(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._end is not None or self._broken is not None:
+            return memoryview(_DISCARDED)
+        return self._decoder.get_buffer(sizehint)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._end is not None or self._broken is not None:
+            return
+        self.last_read_monotonic = time.monotonic()
+        self._undecoded_bytes += nbytes
+        self._decoder.buffer_updated(nbytes)
+        self._decode_queued()
+        if self._frames or self._broken is not None:
+            self._wake_reader()
+
+    def eof_received(self) -> None:
+        self._finish(ConnectionClosed(self._how("closed by the peer")))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
+        self._lost.set()
+        self._finish(ConnectionClosed(self._how(f"lost: {exc!r}" if exc else "lost"), exc))
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        self._wake_writers()
+
+    def _how(self, what: str) -> str:
+        # With the queue full, whole frames may be waiting undecoded: then the place of the end is not known.
+        partial = self._undecoded_bytes > 0 and not self._reading_paused
+        return f"connection {what}{' in the middle of a frame' if partial else ''}"
+
+
+def _address(name: object) -> str:
+    if not isinstance(name, tuple) or len(name) < 2:
+        return str(name or "unknown")
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
