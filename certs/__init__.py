@@ -1,0 +1,1 @@
+"""Test certificates, made fresh on every machine."""
