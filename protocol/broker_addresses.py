@@ -1,10 +1,11 @@
 """Broker addresses in responses, replaced by the gateway's own: all seven responses that carry any.
 
-Metadata v0-13, DescribeCluster v0-2, FindCoordinator v0-6, ShareFetch and ShareAcknowledge v1-2, and the NodeEndpoints
-of Produce v10-13 and Fetch v16-18 (KIP-951), a tagged field at the very end. A response is never encoded again: the
-fields before the addresses are skipped, only the list of brokers is written anew, records stay where they were
-received and unknown tagged fields survive. A broker without an advertised address is left out, or as a coordinator
-not available: its real address never gets to a client. Metadata also loses the topics that do not exist for clients.
+Metadata v0-13, DescribeCluster v0-2, FindCoordinator v0-6, ShareFetch and ShareAcknowledge v1-2, and the
+NodeEndpoints of Produce v10-13 and Fetch v16-18 (KIP-951), a tagged field at the very end. A response is
+never encoded again: the fields before the addresses are skipped, only the list of brokers is written anew,
+records stay where they were received and unknown tagged fields survive. A broker without an advertised
+address is left out, or as a coordinator not available: its real address never gets to a client. Metadata also
+loses the topics that do not exist for clients.
 """
 
 from collections.abc import Callable
@@ -70,10 +71,10 @@ class _Edit(NamedTuple):
 def rewrite_addresses(
     api_key: int, version: int, frame: Frame, advertised: Advertised, hidden: Hidden | None = None
 ) -> Frame | list[Buffer]:
-    """Replace each broker's address in a response frame by `advertised(node_id)` and drop `hidden` topics (Metadata).
+    """Replace each broker's address in a response by `advertised(node_id)`; drop Metadata's `hidden` topics.
 
-    Returns the same frame if nothing changes, else the parts of a new one, which may be views of the old. Raises
-    DecodeError, and UnsupportedVersion for a version that is too new for its addresses to be known.
+    Returns the same frame if nothing changes, else the parts of a new one, which may be views of the old.
+    DecodeError; UnsupportedVersion for a version too new for its addresses to be known.
     """
     versions = ADDRESS_VERSIONS.get(api_key)
     if versions is None or version < versions.start:
@@ -129,7 +130,7 @@ def _encode_address(encoding: Encoding, address: tuple[str, int]) -> bytes:
     return encoding.encode_string(host) + INT32.pack(port)
 
 
-# --- one editor per shape of response ---------------------------------------------------------------------------------
+# --- one editor per shape of response -----------------------------------------------------------------------
 
 
 def _edit_metadata(response: _Response) -> list[_Edit]:
@@ -181,7 +182,9 @@ def _edit_tagged_list(response: _Response) -> list[_Edit]:
         if tag == _NODE_ENDPOINTS_TAG:
             edit = _edit_brokers(response, field_at, end_of_broker)
             if edit.end != at:
-                raise DecodeError(f"node endpoints of {edit.end - field_at} bytes in a tagged field of {size}")
+                raise DecodeError(
+                    f"node endpoints of {edit.end - field_at} bytes in a tagged field of {size}"
+                )
             edits.append(_Edit(size_at, at, encode_uvarint(len(edit.new)) + edit.new))
     _check_end(frame, at)
     return edits
@@ -238,7 +241,7 @@ _EDITORS: Final[dict[int, Callable[[_Response], list[_Edit]]]] = {
 }
 
 
-# --- the layouts ------------------------------------------------------------------------------------------------------
+# --- the layouts --------------------------------------------------------------------------------------------
 
 _CURRENT_LEADER: Final[Layout] = (8, TAGS)
 _NODE_ENDPOINT_END: Final[Layout] = (STRING, TAGS)
@@ -256,7 +259,7 @@ def _end_of_metadata_topic(version: int) -> Layout:
 
 @cache
 def _around_brokers(api_key: int, version: int) -> tuple[Layout, Layout]:
-    """What comes before the brokers, or before the tagged fields that have them, and what ends each of them."""
+    """What comes before the brokers, or before the tagged fields with them, and what ends each broker."""
     if api_key == ApiKey.DESCRIBE_CLUSTER:
         # throttle time and error, its message, endpoint type, cluster id, controller; rack, is_fenced
         return (6, STRING, int(version >= 1), STRING, 4), (STRING, int(version >= 2), TAGS)

@@ -1,12 +1,13 @@
 """Kafka's primitive fields by hand: bounded readers, skippers and encoders, in both encodings.
 
-For the frames that are too many or too large to be decoded whole. Versions before KIP-482 have int16 and int32
-lengths and no tagged fields (`PLAIN`); flexible ones have varint lengths plus one and tagged fields (`COMPACT`).
+For the frames that are too many or too large to be decoded whole. Versions before KIP-482 have int16 and
+int32 lengths and no tagged fields (`PLAIN`); flexible ones have varint lengths plus one and tagged fields
+(`COMPACT`).
 
-Readers take a buffer and a position and return the value and the position behind it. A position never goes back and
-every element of an array takes at least one byte, so the work is bounded by the frame, whatever the counts in it
-claim. Reading past the end raises one of `OUT_OF_BOUNDS`, which the public functions of the callers translate to
-DecodeError: a check of our own at each step would double the cost of a Fetch response.
+Readers take a buffer and a position and return the value and the position behind it. A position never goes
+back and every element of an array takes at least one byte, so the work is bounded by the frame, whatever the
+counts in it claim. Reading past the end raises one of `OUT_OF_BOUNDS`, which the public functions of the
+callers translate to DecodeError: a check of our own at each step would double the cost of a Fetch response.
 """
 
 import struct
@@ -39,7 +40,7 @@ STRING: Final = Field.STRING
 BYTES: Final = Field.BYTES
 TAGS: Final = Field.TAGS
 
-# The fields of a message in their order: a number of bytes, a Field, or for an array the layout of its elements.
+# The fields of a message in order: a number of bytes, a Field, or for an array its elements' layout.
 Layout: TypeAlias = tuple["int | Field | Layout", ...]
 
 

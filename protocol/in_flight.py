@@ -1,9 +1,9 @@
 """What one client connection still owes: its unanswered requests, in the order in which the client sent them.
 
-A Kafka connection answers strictly in order. A gateway answers some requests itself and forwards the others, so an
-answer may be ready before an earlier one; it waits here. The broker answers in order too, so a response with any
-other correlation id than that of the oldest forwarded request is an error and never a guess.
-A Produce request with acks=0 has no answer and takes no place.
+A Kafka connection answers strictly in order. A gateway answers some requests itself and forwards the others,
+so an answer may be ready before an earlier one; it waits here. The broker answers in order too, so a response
+with any other correlation id than that of the oldest forwarded request is an error and never a guess. A
+Produce request with acks=0 has no answer and takes no place.
 """
 
 from collections import deque
@@ -29,7 +29,7 @@ class _Place:
 
 
 class Entry(_Place, Generic[Context]):
-    """A forwarded request: the client's `header` and what the caller needs when the response comes (`context`)."""
+    """A forwarded request: the client's `header` and what the caller keeps for the response (`context`)."""
 
     __slots__ = ("context", "header", "matched", "upstream_correlation_id")
 
@@ -96,14 +96,13 @@ class InFlight(Generic[Context]):
             raise DecodeError(f"the broker sent a response ({upstream_correlation_id}) to no request")
         oldest = self._forwarded[0]
         if oldest.upstream_correlation_id != upstream_correlation_id:
-            raise DecodeError(
-                f"the broker answered {upstream_correlation_id} where {oldest.upstream_correlation_id} is next"
-            )
+            due = oldest.upstream_correlation_id
+            raise DecodeError(f"the broker answered {upstream_correlation_id} where {due} is due")
         oldest.matched = True
         return self._forwarded.popleft()
 
     def complete(self, entry: Entry[Context], response: Parts) -> None:
-        """Put the client's answer to a matched request into its place; ValueError if it is not waiting for one."""
+        """Put the client's answer to a matched request in its place; ValueError if it waits for none."""
         if not entry.matched or entry.response is not None:
             raise ValueError(f"request {entry.upstream_correlation_id} does not wait for its answer")
         entry.response = response

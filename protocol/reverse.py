@@ -1,9 +1,9 @@
 """The two private requests of a source-initiated link: LinkAttach and LinkBind, version 0.
 
-A source half sends LinkAttach on an ordinary authenticated connection; from an answer without an error on the roles
-are swapped, and the destination sends ApiVersions to keep the parked connection alive or LinkBind to use it as a
-connection to one source broker. Their encoding is Kafka's before KIP-482, so that it needs no tagged fields: a field
-more is a version more. The API keys are 32000 and 32001 and never advertised.
+A source half sends LinkAttach on an ordinary authenticated connection; from an answer without an error on the
+roles are swapped, and the destination sends ApiVersions to keep the parked connection alive or LinkBind to
+use it as a connection to one source broker. Their encoding is Kafka's before KIP-482, so that it needs no
+tagged fields: a field more is a version more. The API keys are 32000 and 32001 and never advertised.
 """
 
 import struct
@@ -13,7 +13,7 @@ from uuid import UUID
 
 from protocol.api_keys import ApiKey
 from protocol.errors import DecodeError, UnsupportedVersion
-from protocol.fields import INT16, INT32, INT64, OUT_OF_BOUNDS, PLAIN, Buffer, expect_string
+from protocol.fields import INT16, INT32, OUT_OF_BOUNDS, PLAIN, Buffer, expect_string
 
 VERSION: Final = 0
 ANY_BROKER: Final = -1
@@ -23,7 +23,7 @@ _AGENT = struct.Struct(">16sq")
 
 @dataclass(frozen=True, slots=True)
 class LinkAttachRequest:
-    """A source half offers this connection to a link; `link_id` is None until the destination has assigned one."""
+    """A source half offers its connection to a link; `link_id` is None until the destination assigned one."""
 
     API_KEY: ClassVar[ApiKey] = ApiKey.LINK_ATTACH
 
@@ -67,7 +67,7 @@ class LinkAttachRequest:
 
 @dataclass(frozen=True, slots=True)
 class LinkAttachResponse:
-    """The destination's answer: the link's id, which instance this is, and how many of them want connections."""
+    """The destination's answer: the link's id, which instance this is, how many want connections."""
 
     API_KEY: ClassVar[ApiKey] = ApiKey.LINK_ATTACH
 
