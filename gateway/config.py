@@ -155,6 +155,47 @@ Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$"), Afte
 UserName: TypeAlias = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,255}$"), AfterValidator(_own_name)]
 
 
+# --- rules that several models share -----------------------------------------------------------------
+
+
+def _must_build(build: Any, section: object) -> None:
+    try:
+        build(section)
+    except TlsError as error:
+        raise ValueError(str(error)) from error
+
+
+def _one_password(value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    path: Path | None = info.data.get("password_file")
+    if path is not None:
+        if value is not None:
+            raise ValueError("give password_file or password, not both")
+        try:
+            # The newline with which editors end a file is not part of the password.
+            value = SecretStr(_read_secret(path).decode().removesuffix("\n").removesuffix("\r"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8") from error
+    if value is not None and not value.get_secret_value():
+        raise ValueError(f"{path} is empty" if path else "is empty")
+    return value
+
+
+def _secrets_key(path: Path) -> bytes:
+    secret = _read_secret(path)
+    if len(secret) != 32:
+        try:
+            secret = base64.b64decode(secret.strip(), validate=True)
+        except binascii.Error:
+            secret = b""
+    if len(secret) != 32:
+        raise ValueError(f"{path} does not hold 32 bytes, raw or as base64 (`openssl rand -base64 32`)")
+    return secret
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address).is_loopback
+
+
 class _Section(BaseModel):
     # Defaults are validated too: many rules are about what was left out.
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
@@ -432,47 +473,6 @@ class Config(_Section):
     limits: LimitsConfig = LimitsConfig()
     drain_timeout_ms: Millis = 30_000
     logging: LoggingConfig = LoggingConfig()
-
-
-# --- rules that several models share -----------------------------------------------------------------
-
-
-def _must_build(build: Any, section: object) -> None:
-    try:
-        build(section)
-    except TlsError as error:
-        raise ValueError(str(error)) from error
-
-
-def _one_password(value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-    path: Path | None = info.data.get("password_file")
-    if path is not None:
-        if value is not None:
-            raise ValueError("give password_file or password, not both")
-        try:
-            # The newline with which editors end a file is not part of the password.
-            value = SecretStr(_read_secret(path).decode().removesuffix("\n").removesuffix("\r"))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8") from error
-    if value is not None and not value.get_secret_value():
-        raise ValueError(f"{path} is empty" if path else "is empty")
-    return value
-
-
-def _secrets_key(path: Path) -> bytes:
-    secret = _read_secret(path)
-    if len(secret) != 32:
-        try:
-            secret = base64.b64decode(secret.strip(), validate=True)
-        except binascii.Error:
-            secret = b""
-    if len(secret) != 32:
-        raise ValueError(f"{path} does not hold 32 bytes, raw or as base64 (`openssl rand -base64 32`)")
-    return secret
-
-
-def _is_loopback(address: str) -> bool:
-    return ipaddress.ip_address(address).is_loopback
 
 
 # --- rules between sections --------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import asyncio
 import socket
 import ssl
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -19,10 +21,9 @@ from gateway.upstreams.errors import (
     KafkaError,
     TlsFailed,
 )
+from gateway.upstreams.metadata import ClusterMetadata, metadata_request, read_metadata
 from gateway.wire import ConnectionClosed, FrameConnection
-from protocol.api_keys import ApiKey
 from protocol.errors import ProtocolError
-from protocol.messages import request_class
 
 DEFAULT_MAX_FRAME_BYTES: Final = 100 * 1024 * 1024
 
@@ -63,11 +64,13 @@ async def dial(
     linger_zero: bool = False,
     user_timeout_ms: int | None = None,
     expected_cluster_id: str | None = None,
+    on_metadata: Callable[[ClusterMetadata], None] | None = None,
 ) -> BrokerConnection:
     """A connection ready for requests; TCP and TLS, and the rest, each in `connect_timeout_s`. DialError.
 
     With `linger_zero` closing drops what the peer has not taken: what was not delivered when a connection
-    died is never delivered later. `user_timeout_ms` is TCP_USER_TIMEOUT (RFC 5482).
+    died is never delivered later. `user_timeout_ms` is TCP_USER_TIMEOUT (RFC 5482). `on_metadata` is told
+    what the broker says of its cluster.
     """
     wire = await _open(
         host,
@@ -82,7 +85,13 @@ async def dial(
     where = f"{host}:{port}"
     try:
         async with asyncio.timeout(connect_timeout_s):
-            await _enter(connection, security, where, expected_cluster_id, connect_timeout_s)
+            await _enter(connection, security, where, connect_timeout_s)
+            if expected_cluster_id is not None or on_metadata is not None:
+                metadata = await _ask_cluster(
+                    connection, security, where, expected_cluster_id, connect_timeout_s
+                )
+                if on_metadata is not None:
+                    on_metadata(metadata)
     except BaseException as error:
         connection.abort()
         if isinstance(error, TimeoutError):
@@ -91,26 +100,34 @@ async def dial(
     return connection
 
 
-async def _enter(
-    connection: BrokerConnection,
-    security: Security,
-    where: str,
-    expected_cluster_id: str | None,
-    timeout_s: float,
-) -> None:
-    stage = "ApiVersions"
-    try:
+async def _enter(connection: BrokerConnection, security: Security, where: str, timeout_s: float) -> None:
+    with _as_dial_errors(security, where, "ApiVersions"):
         await connection.negotiate(timeout_s=timeout_s)
-        if security.protocol.uses_sasl:
-            stage = "authentication"
-            if security.mechanism is None or security.username is None or security.password is None:
-                raise AuthenticationFailed(f"{where}: mechanism, username and password are needed")
-            await connection.authenticate(
-                security.mechanism, security.username, security.password, timeout_s=timeout_s
-            )
-        if expected_cluster_id is not None:
-            stage = "Metadata"
-            await _check_cluster_id(connection, where, expected_cluster_id, timeout_s)
+    if not security.protocol.uses_sasl:
+        return
+    if security.mechanism is None or security.username is None or security.password is None:
+        raise AuthenticationFailed(f"{where}: SASL needs a mechanism, a user name and a password")
+    with _as_dial_errors(security, where, "authentication"):
+        await connection.authenticate(
+            security.mechanism, security.username, security.password, timeout_s=timeout_s
+        )
+
+
+async def _ask_cluster(
+    connection: BrokerConnection, security: Security, where: str, expected: str | None, timeout_s: float
+) -> ClusterMetadata:
+    with _as_dial_errors(security, where, "Metadata"):
+        response = await connection.request(metadata_request(connection, []), timeout_s=timeout_s)
+        metadata = read_metadata(response)
+    if expected is not None and metadata.cluster_id != expected:
+        raise ClusterIdMismatch(f"{where} belongs to cluster {metadata.cluster_id}, not to {expected}")
+    return metadata
+
+
+@contextmanager
+def _as_dial_errors(security: Security, where: str, stage: str) -> Iterator[None]:
+    try:
+        yield
     except ConnectionClosed as end:
         # With TLS 1.3 the server judges our certificate after the handshake has ended for us.
         if isinstance(end.cause, ssl.SSLError):
@@ -119,17 +136,6 @@ async def _enter(
         raise ConnectFailed(f"{where}: {end.reason} during {stage}{hint}") from end
     except (ProtocolError, KafkaError) as error:
         raise ConnectFailed(f"{where}: {stage}: {error}") from error
-
-
-async def _check_cluster_id(
-    connection: BrokerConnection, where: str, expected: str, timeout_s: float
-) -> None:
-    # From version 1 on an empty list of topics means none of them; null would be all.
-    version = connection.pick_version(ApiKey.METADATA, 4, 12)
-    message = request_class(ApiKey.METADATA, version)(topics=(), allow_auto_topic_creation=False)
-    response = await connection.request(message, timeout_s=timeout_s)
-    if response.cluster_id != expected:
-        raise ClusterIdMismatch(f"{where} belongs to cluster {response.cluster_id}, not to {expected}")
 
 
 async def _open(
@@ -183,7 +189,11 @@ async def _connect(host: str, port: int, timeout_s: float) -> socket.socket:
     """Tries every address of the name; each may take its share of the time that is left."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
-    addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (UnicodeError, OverflowError) as error:
+        # A broker may advertise anything.
+        raise OSError(f"not an address: {error}") from error
     errors: list[OSError] = []
     for left, (family, kind, proto, _, address) in zip(range(len(addresses), 0, -1), addresses, strict=True):
         candidate = socket.socket(family, kind, proto)

@@ -1,11 +1,15 @@
-"""What can go wrong between us and a broker; each error names the broker."""
+"""What can go wrong between us and a broker; each error names the broker or the thing that was asked for."""
 
 from __future__ import annotations
 
 from kio.schema.errors import ErrorCode
 
 
-class DialError(Exception):
+class UpstreamError(Exception):
+    """A cluster could not be reached, or refused."""
+
+
+class DialError(UpstreamError):
     """A connection to a broker could not be made ready for requests."""
 
 
@@ -22,18 +26,15 @@ class AuthenticationFailed(DialError):
 
 
 class ClusterIdMismatch(DialError):
-    """The broker belongs to another cluster than the one that this gateway fronts."""
+    """The broker belongs to another cluster than the one that is expected there."""
 
 
-class KafkaError(Exception):
-    """A broker answered with an error code; `code` is it, `message` says for what."""
+class KafkaError(UpstreamError):
+    """A broker answered with an error code; `code` is it, `message` says to what."""
 
-    def __init__(self, code: ErrorCode, message: str) -> None:
-        super().__init__(f"{code.name.upper()} ({int(code)}): {message}")
+    def __init__(self, code: int, message: str) -> None:
         self.code = code
         self.message = message
-
-    @property
-    def retriable(self) -> bool:
-        """Kafka's own word on whether the same request may succeed later."""
-        return self.code.retriable
+        known = code in ErrorCode.__members__.values()
+        name = ErrorCode(code).name.upper() if known else "unknown error"
+        super().__init__(f"{name} ({int(code)}): {message}")
