@@ -20,6 +20,8 @@ from protocol.errors import DecodeError
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 OUT_OF_BOUNDS: Final = (IndexError, struct.error, UnicodeDecodeError)
+# For those who add to the text where it happened.
+MALFORMED: Final = (DecodeError, *OUT_OF_BOUNDS)
 
 INT16: Final = struct.Struct(">h")
 INT32: Final = struct.Struct(">i")
@@ -133,6 +135,12 @@ def expect_string(value: str | None) -> str:
     if value is None:
         raise DecodeError("null where a name is needed")
     return value
+
+
+def check_end(buffer: Buffer, end: int) -> None:
+    """DecodeError unless the fields that were read end where the buffer does."""
+    if end != len(buffer):
+        raise DecodeError(f"{len(buffer)} bytes where the fields take {end}")
 
 
 def _text(buffer: Buffer, start: int, end: int) -> str:
