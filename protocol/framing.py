@@ -30,7 +30,6 @@ class FrameDecoder:
         self._buffer = bytearray(_FIRST_BUFFER_BYTES)
         self._read_at = 0
         self._write_at = 0
-        self._view = memoryview(b"")
         self._large: bytearray | None = None
         self._large_size = 0
         self._large_filled = 0
@@ -43,34 +42,38 @@ class FrameDecoder:
             target = self.get_buffer(len(source))
             taken = min(len(target), len(source))
             target[:taken] = source[:taken]
+            target.release()
             self.buffer_updated(taken)
             source = source[taken:]
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature, its hint is always -1
-        """Return where the next bytes go, never empty. The view is dead at the next call."""
+        """Return where the next bytes go, never empty; a view is of no use after the next call."""
         if self._large is not None and self._large_filled < self._large_size:
-            return self._room_in_large(self._large)
+            if self._large_filled == len(self._large):
+                self._grow_large(self._large)
+            return memoryview(self._large)[self._large_filled :]
         if self._read_at == self._write_at:
             self._read_at = self._write_at = 0
         elif self._write_at == len(self._buffer):
             self._make_room()
         return memoryview(self._buffer)[self._write_at :]
 
-    def _room_in_large(self, large: bytearray) -> memoryview:
-        if self._large_filled == len(large):
-            # By doubling: a peer pays for memory with bytes. In place, which is 30 times cheaper than a
-            # copy, but needs that nobody views the old bytes any more, as event loops do until now.
-            self._view.release()
-            large.extend(bytes(min(self._large_size - len(large), len(large))))
-        self._view = memoryview(large)[self._large_filled :]
-        return self._view
+    def _grow_large(self, large: bytearray) -> None:
+        # By doubling: a peer pays for memory with bytes. Not in buffer_updated, where the event loop still
+        # holds the view: in place this is 30 times cheaper than a copy, but nobody may view the old bytes.
+        more = bytes(min(self._large_size - len(large), len(large)))
+        try:
+            large.extend(more)
+        except BufferError:
+            self._large = large + more
 
     def _make_room(self) -> None:
         pending = self._buffer[self._read_at : self._write_at]
         size = len(self._buffer)
         if size < _FULL_BUFFER_BYTES or 2 * len(pending) > size:
-            size *= 2
-        self._buffer = pending.ljust(size, b"\0")
+            self._buffer = pending.ljust(2 * size, b"\0")
+        else:
+            self._buffer[: len(pending)] = pending
         self._read_at = 0
         self._write_at = len(pending)
 
