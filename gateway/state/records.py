@@ -98,10 +98,14 @@ class MirrorRecord(_Form):
 
     version: Literal[1] = 1
     link_name: str
+    # The link's id and key outlive the link: what a mirror of it wrote is presented for as long as the topic lives.
+    cluster_link_id: str
+    filler_key: bytes = Field(repr=False, min_length=16, max_length=16)
     mirror_topic_name: str
     source_topic_name: str
     num_partitions: int
     replication_factor: int | None = None
+    # The source's values of the configs that are held while it is a mirror; promote writes them.
     configs: dict[str, str] = Field(default_factory=dict)
     source_topic_id: UUID | None = None
     topic_id: UUID | None = None

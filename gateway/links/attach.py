@@ -1,0 +1,192 @@
+"""The source half of a source-initiated link: it dials the destination gateway and serves what is asked there.
+
+Every slot keeps one connection parked: dial like any client, `LinkAttach`, answer keep-alives, and when
+`LinkBind` comes hand the connection to a bound session and dial the next. Nothing here listens.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+from uuid import UUID, uuid4
+
+import structlog
+
+from gateway.config import parse_host_port
+from gateway.tasks import Tasks
+from gateway.upstreams.connection import BrokerConnection
+from gateway.upstreams.dialer import Security, dial
+from gateway.upstreams.errors import AuthenticationFailed, DialError, TlsFailed
+from gateway.wire import ConnectionClosed, FrameConnection
+from protocol.api_keys import ApiKey
+from protocol.api_versions import encode_api_versions
+from protocol.errors import DecodeError, ProtocolError
+from protocol.headers import encode_response_header, peek_request_header
+from protocol.reverse import (
+    ANY_BROKER,
+    VERSION,
+    LinkAttachRequest,
+    LinkAttachResponse,
+    LinkBindRequest,
+    LinkBindResponse,
+)
+
+log = structlog.get_logger(__name__)
+
+PARKED_SLOTS: Final = 2
+# The destination asks every 2 s; a connection that is silent for so long is dead.
+SILENCE_TIMEOUT_S: Final = 10.0
+ATTACH_TIMEOUT_S: Final = 10.0
+BACKOFF_BASE_S: Final = 1.0
+# A cut path must carry the link again within 15 s of its return, so waiting may not take longer than this.
+BACKOFF_CAP_S: Final = 8.0
+REFUSED_BACKOFF_S: Final = 30.0
+STABLE_AFTER_S: Final = 5.0
+USER_TIMEOUT_MS: Final = 10_000
+
+ServeBound = Callable[[FrameConnection, int | None], Awaitable[None]]
+Versions = Mapping[int, tuple[int, int]]
+
+
+class AttachRefused(DialError):
+    """The destination gateway answered LinkAttach with an error; `code` is Kafka's."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class SourceHalf:
+    """Keeps connections parked at the destination of one link, for as long as `run` runs."""
+
+    def __init__(
+        self,
+        *,
+        link_name: str,
+        link_id: str | None,
+        source_cluster_id: str,
+        bootstrap_servers: Sequence[str],
+        security: Security,
+        versions: Callable[[], Versions],
+        serve_bound: ServeBound,
+    ) -> None:
+        self.link_id = link_id
+        self.parked = 0
+        self.bound = 0
+        self.error: str | None = "not attached yet"
+        self._link_name = link_name
+        self._source_cluster_id = source_cluster_id
+        self._bootstrap_servers = [parse_host_port(server) for server in bootstrap_servers]
+        self._security = security
+        self._versions = versions
+        self._serve_bound = serve_bound
+        self._agent_id: UUID = uuid4()
+        self._agent_epoch = time.time_ns()
+        self._turn = 0
+        self._tasks = Tasks(f"source half of {link_name}")
+        self._log = log.bind(link=link_name)
+
+    async def run(self) -> None:
+        """Park and serve until cancelled; then every connection of the link is closed."""
+        try:
+            for slot in range(PARKED_SLOTS):
+                self._tasks.spawn(self._keep_parked(), name=f"slot {slot}")
+            await asyncio.Event().wait()
+        finally:
+            await self._tasks.close()
+
+    async def attach(self) -> tuple[BrokerConnection, LinkAttachResponse]:
+        """Dial and attach once. DialError (AttachRefused if the gateway said no); the caller owns the connection."""
+        host, port = self._bootstrap_servers[self._turn % len(self._bootstrap_servers)]
+        self._turn += 1
+        connection = await dial(
+            host,
+            port,
+            self._security,
+            client_id=f"causeway-link-{self._link_name}",
+            user_timeout_ms=USER_TIMEOUT_MS,
+        )
+        try:
+            request = LinkAttachRequest(
+                self._link_name, self.link_id, self._source_cluster_id, self._agent_id, self._agent_epoch
+            )
+            body = await connection.request_raw(
+                ApiKey.LINK_ATTACH, VERSION, [request.encode()], timeout_s=ATTACH_TIMEOUT_S
+            )
+            response = LinkAttachResponse.decode(VERSION, body)
+            if response.error_code:
+                raise AttachRefused(response.error_code, response.error_message or "no reason given")
+        except ConnectionClosed as error:
+            connection.abort()
+            raise DialError(
+                f"{host}:{port} closed the connection at LinkAttach; is it a Causeway gateway?"
+            ) from error
+        except BaseException:
+            connection.abort()
+            raise
+        return connection, response
+
+    async def _keep_parked(self) -> None:
+        failures = 0
+        while True:
+            started = time.monotonic()
+            try:
+                await self._park_once()
+                failures = 0
+                continue
+            except (DialError, ConnectionClosed, ProtocolError, TimeoutError, OSError) as error:
+                if time.monotonic() - started >= STABLE_AFTER_S + SILENCE_TIMEOUT_S:
+                    failures = 0
+                failures += 1
+                if self.error is None or failures == 1:
+                    self._log.warning("link_not_attached", error=str(error))
+                self.error = str(error)
+                refused = isinstance(error, (AuthenticationFailed, AttachRefused, TlsFailed))
+            cap = REFUSED_BACKOFF_S if refused else min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(failures, 8))
+            # Full jitter, except that a refusal waits at least half its time.
+            await asyncio.sleep(random.uniform(cap / 2 if refused else 0, cap))  # noqa: S311 - no secret
+
+    async def _park_once(self) -> None:
+        """Attach, wait to be bound, and leave the connection to its session."""
+        connection, response = await self.attach()
+        self.link_id = self.link_id or response.link_id
+        if self.error is not None:
+            self._log.info("link_attached", instance=response.instance_id)
+        self.error = None
+        wire = connection.detach()
+        self.parked += 1
+        try:
+            node_id = await self._wait_for_bind(wire)
+        except BaseException:
+            wire.abort()
+            raise
+        finally:
+            self.parked -= 1
+        self._tasks.spawn(self._serve(wire, node_id), name=f"bound to {node_id}")
+
+    async def _wait_for_bind(self, wire: FrameConnection) -> int | None:
+        while True:
+            frame = await wire.read_frame(SILENCE_TIMEOUT_S)
+            header = peek_request_header(frame)
+            if header.api_key == ApiKey.API_VERSIONS:
+                wire.write_frame(
+                    *encode_api_versions(header.api_version, header.correlation_id, self._versions())
+                )
+            elif header.api_key == ApiKey.LINK_BIND:
+                request = LinkBindRequest.decode(header.api_version, memoryview(frame)[header.body_offset :])
+                wire.write_frame(
+                    encode_response_header(header.api_key, header.api_version, header.correlation_id),
+                    LinkBindResponse(0, None).encode(),
+                )
+                return None if request.node_id == ANY_BROKER else request.node_id
+            else:
+                raise DecodeError(f"API key {header.api_key} on a parked connection")
+
+    async def _serve(self, wire: FrameConnection, node_id: int | None) -> None:
+        self.bound += 1
+        try:
+            await self._serve_bound(wire, node_id)
+        finally:
+            self.bound -= 1
+            wire.abort()

@@ -1,0 +1,703 @@
+"""The cluster links of this gateway: made, shown, altered and deleted here; `runtime` has what keeps running.
+
+Everything is decided on the state topic: a change is written first, and what runs follows the state.
+"""
+
+import asyncio
+import base64
+import re
+import secrets as random_source
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+import structlog
+
+from gateway.links import errors
+from gateway.links.attach import AttachRefused, ServeBound, SourceHalf, Versions
+from gateway.links.configs import LinkConfig, is_sensitive, validate
+from gateway.links.errors import LinkError
+from gateway.links.mirror_state import Action, IllegalTransition, is_read_only, next_status
+from gateway.links.mirror_topics import MAX_TOPIC_NAME, mirror_configs, promoted_configs, source_values
+from gateway.links.replicator import TRANSPORT_ERRORS, Replicator
+from gateway.links.requests import (
+    AlterResult,
+    CreateLink,
+    CreateMirror,
+    LinkErrorKind,
+    LinkState,
+    LinkView,
+    MirrorVerb,
+    MirrorView,
+    PartitionLag,
+)
+from gateway.links.runtime import LinkRuntime
+from gateway.security.principals import Principal
+from gateway.state.records import (
+    ConnectionMode,
+    Delete,
+    LinkMode,
+    LinkRecord,
+    MirrorRecord,
+    MirrorStatus,
+    MirrorTopicError,
+    Record,
+    State,
+)
+from gateway.state.secrets import Secrets, SecretsError
+from gateway.state.store import StateUnavailable, Store
+from gateway.tasks import Tasks
+from gateway.upstreams.admin import (
+    TopicConfig,
+    alter_topic_configs,
+    create_topic,
+    describe_topic_configs,
+    init_producer_id,
+)
+from gateway.upstreams.cluster import Cluster, DialConnector
+from gateway.upstreams.dialer import Security
+from gateway.upstreams.errors import DialError, KafkaError
+from gateway.upstreams.parked import ParkedPool
+from gateway.wire import FrameConnection
+from protocol.reverse import LinkAttachRequest, LinkAttachResponse
+
+log = structlog.get_logger(__name__)
+
+RESERVED_PREFIX: Final = "_causeway"
+TOPIC_NAME: Final = re.compile(r"[a-zA-Z0-9._-]+")
+FORCED_DELETE_TIMEOUT_S: Final = 30.0
+TOPIC_SETTLE_S: Final = 10.0
+
+INCONSISTENT_CLUSTER_ID: Final = 104
+RESOURCE_NOT_FOUND: Final = 91
+CLUSTER_AUTHORIZATION_FAILED: Final = 31
+INVALID_REQUEST: Final = 42
+NOT_CONTROLLER_YET: Final = 14
+
+VERBS: Final[Mapping[MirrorVerb, Action]] = {
+    "promote": Action.PROMOTE,
+    "failover": Action.FAILOVER,
+    "pause": Action.PAUSE,
+    "resume": Action.RESUME,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LinkServices:
+    """What the links need of the gateway around them."""
+
+    cluster: Cluster
+    store: Store
+    secrets: Secrets
+    # How this gateway gets into the fronted cluster, used by a source half without `local.*`.
+    bootstrap_servers: Sequence[str]
+    # Sessions for bound connections of a link, of this name, with requests to this cluster.
+    serve_bound: Callable[[str, Cluster], ServeBound]
+    versions: Callable[[], Versions]
+    instance_id: str
+
+
+class Links:
+    """All links of the fronted cluster. Every public method may raise LinkError."""
+
+    def __init__(self, services: LinkServices) -> None:
+        self._cluster = services.cluster
+        self._store = services.store
+        self._services = services
+        self._runtimes: dict[str, LinkRuntime] = {}
+        self._tasks = Tasks("links")
+        self._changed = asyncio.Event()
+
+    # Life.
+
+    async def start(self) -> None:
+        """Start every link of the state, and follow the state from now on."""
+        self._store.subscribe(lambda _: self._changed.set())
+        await self._follow(self._store.state)
+        self._tasks.spawn(self._follow_for_ever(), name="follow the state")
+
+    async def close(self) -> None:
+        """Stop every link. Idempotent."""
+        await self._tasks.close()
+        for runtime in self._runtimes.values():
+            await runtime.close()
+        self._runtimes.clear()
+
+    async def _follow_for_ever(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            await self._follow(self._store.state)
+
+    async def _follow(self, state: State) -> None:
+        for name, runtime in list(self._runtimes.items()):
+            record = state.links.get(name)
+            if record is None or record.cluster_link_id != runtime.record.cluster_link_id:
+                del self._runtimes[name]
+                await runtime.close()
+        for name, record in state.links.items():
+            if name not in self._runtimes:
+                try:
+                    self._runtimes[name] = self._runtime(record)
+                except LinkError as error:
+                    log.error("link_not_started", link=name, error=error.message)
+                    continue
+                self._runtimes[name].start()
+            runtime = self._runtimes[name]
+            runtime.record = record
+            if runtime.replicator is not None:
+                mirrors = [m for m in state.mirrors.values() if m.cluster_link_id == record.cluster_link_id]
+                runtime.replicator.update(mirrors)
+                for mirror in mirrors:
+                    if mirror.topic_id is None and mirror.status is MirrorStatus.ACTIVE:
+                        self._tasks.spawn(
+                            self._finish_creation(mirror), name=f"create {mirror.mirror_topic_name}"
+                        )
+
+    def _runtime(self, record: LinkRecord) -> LinkRuntime:
+        config = self._config(record)
+        if record.link_mode is LinkMode.SOURCE:
+            local = self._cluster
+            if config.local_security is not None:
+                connector = DialConnector(self._services.bootstrap_servers, config.local_security)
+                local = Cluster(connector)
+            half = self._source_half(record.link_name, record.cluster_link_id or None, config, local)
+            owned = local if local is not self._cluster else None
+            return LinkRuntime(record, source=owned, source_half=half)
+        pool = None
+        if record.connection_mode is ConnectionMode.INBOUND:
+            pool = ParkedPool(record.link_name)
+            source = Cluster(pool)
+            source.cluster_id = record.source_cluster_id
+        else:
+            source = Cluster(
+                DialConnector(
+                    config.bootstrap_servers,
+                    config.security or Security(),
+                    expected_cluster_id=record.source_cluster_id,
+                )
+            )
+        replicator = Replicator(record.link_name, source, self._cluster, record.filler_key, self)
+        return LinkRuntime(record, source=source, pool=pool, replicator=replicator)
+
+    def _source_half(
+        self, link_name: str, link_id: str | None, config: LinkConfig, local: Cluster
+    ) -> SourceHalf:
+        return SourceHalf(
+            link_name=link_name,
+            link_id=link_id,
+            source_cluster_id=self._cluster_id(),
+            bootstrap_servers=config.bootstrap_servers,
+            security=config.security or Security(),
+            versions=self._services.versions,
+            serve_bound=self._services.serve_bound(link_name, local),
+        )
+
+    def _cluster_id(self) -> str:
+        cluster_id = self._cluster.cluster_id
+        if cluster_id is None:
+            raise errors.state_unavailable("the cluster behind this gateway has not been reached yet")
+        return cluster_id
+
+    def _config(self, record: LinkRecord) -> LinkConfig:
+        secrets = self._services.secrets
+        try:
+            return validate({k: secrets.decrypt(v) if is_sensitive(k) else v for k, v in record.configs.items()})
+        except SecretsError as error:
+            raise errors.invalid_request(f"Cluster link '{record.link_name}': {error}") from error
+
+    # Links.
+
+    async def create_link(self, request: CreateLink, *, validate_only: bool, validate_link: bool) -> None:
+        """Make a half of a link. With `validate_link` the other side must be there and agree."""
+        config = validate(request.configs)
+        name = request.link_name
+        if not TOPIC_NAME.fullmatch(name) or len(name) > MAX_TOPIC_NAME:
+            raise errors.invalid_request(
+                f"Cluster link name '{name}' is not valid: letters, digits, '.', '_' and '-', at most 249."
+            )
+        if name in self._store.state.links:
+            raise errors.link_exists(name)
+        own = self._cluster_id()
+        source_id: str | None = own
+        destination_id = request.destination_cluster_id
+        link_id = _kafka_uuid()
+        if config.link_mode is LinkMode.SOURCE:
+            if validate_link:
+                link_id = await self._validate_destination(name, config)
+            else:
+                link_id = ""
+        else:
+            destination_id = own
+            source_id = request.source_cluster_id
+            if config.connection_mode is ConnectionMode.INBOUND:
+                if source_id is None:
+                    raise errors.invalid_request(
+                        "An inbound link needs source_cluster_id: it cannot ask the source."
+                    )
+            elif validate_link or source_id is None:
+                source_id = await self._validate_source(config, source_id)
+            if source_id == own:
+                raise errors.invalid_request(f"Source and destination are the same cluster, {own}.")
+        if validate_only:
+            return
+        secrets = self._services.secrets
+        try:
+            configs = {k: secrets.encrypt(v) if is_sensitive(k) else v for k, v in request.configs.items()}
+        except SecretsError as error:
+            raise errors.invalid_request(f"Cluster link '{name}' cannot be kept: {error}.") from error
+        record = LinkRecord(
+            link_name=name,
+            cluster_link_id=link_id,
+            link_mode=config.link_mode,
+            connection_mode=config.connection_mode,
+            source_cluster_id=source_id,
+            destination_cluster_id=destination_id,
+            configs=configs,
+            filler_key=random_source.token_bytes(16),
+            created_ms=_now_ms(),
+        )
+
+        def add(state: State) -> list[Record | Delete]:
+            if name in state.links:
+                raise errors.link_exists(name)
+            return [record]
+
+        await self._write(add)
+        await self._follow(self._store.state)
+
+    async def _validate_destination(self, name: str, config: LinkConfig) -> str:
+        half = self._source_half(name, None, config, self._cluster)
+        try:
+            connection, response = await half.attach()
+        except AttachRefused as error:
+            if error.code == RESOURCE_NOT_FOUND:
+                message = f"The destination cluster does not have a link named {name}. Create it there first."
+                raise LinkError(400, 400, message) from error
+            raise LinkError(400, 400, f"The destination refuses the link: {error}") from error
+        except (DialError, *TRANSPORT_ERRORS) as error:
+            raise LinkError(400, 400, f"The destination cannot be reached: {error}") from error
+        connection.abort()
+        return response.link_id or ""
+
+    async def _validate_source(self, config: LinkConfig, expected: str | None) -> str:
+        source = Cluster(DialConnector(config.bootstrap_servers, config.security or Security()))
+        try:
+            found = (await source.metadata([])).cluster_id
+        except (DialError, KafkaError, *TRANSPORT_ERRORS) as error:
+            raise errors.invalid_request(f"The source cluster cannot be reached: {error}") from error
+        finally:
+            await source.close()
+        if found is None or (expected is not None and found != expected):
+            raise errors.invalid_request(
+                f"The bootstrap servers belong to cluster {found}, the link is for {expected}."
+            )
+        return found
+
+    def links(self) -> list[LinkView]:
+        """Every link, by name."""
+        return [self.link(name) for name in sorted(self._store.state.links)]
+
+    def link(self, link_name: str) -> LinkView:
+        """One link as it stands."""
+        record = self._link(link_name)
+        runtime = self._runtimes.get(link_name)
+        topics = sorted(m.mirror_topic_name for m in self._mirrors_of(record))
+        if runtime is None:
+            return LinkView(record, LinkState.FAILED, LinkErrorKind.UNKNOWN, "see the gateway's log", topics)
+        return LinkView(record, *runtime.health(), topics, runtime.tasks())
+
+    def _link(self, link_name: str) -> LinkRecord:
+        record = self._store.state.links.get(link_name)
+        if record is None:
+            raise errors.link_not_found(link_name)
+        return record
+
+    def _mirrors_of(self, link: LinkRecord) -> list[MirrorRecord]:
+        mirrors = self._store.state.mirrors.values()
+        return [m for m in mirrors if m.cluster_link_id == link.cluster_link_id]
+
+    async def delete_link(self, link_name: str, *, force: bool, validate_only: bool) -> None:
+        """Delete this half. Mirrors that have not stopped forbid it; with `force` they are failed over first."""
+        record = self._link(link_name)
+        live = [m.mirror_topic_name for m in self._mirrors_of(record) if m.status is not MirrorStatus.STOPPED]
+        if live and not force:
+            raise errors.link_in_use(link_name, live)
+        if validate_only:
+            return
+        if live:
+            await self._fail_over_all(record)
+
+        def remove(state: State) -> list[Record | Delete]:
+            # Mirrors that stopped are kept: the barrier at their end must stay hidden.
+            dead = [
+                m.mirror_topic_name
+                for m in state.mirrors.values()
+                if m.cluster_link_id == record.cluster_link_id and m.status is MirrorStatus.FAILED
+            ]
+            return [Delete("link", link_name), *(Delete("mirror", name) for name in dead)]
+
+        await self._write(remove)
+        await self._follow(self._store.state)
+
+    async def _fail_over_all(self, record: LinkRecord) -> None:
+        names = [m.mirror_topic_name for m in self._mirrors_of(record) if m.status is not MirrorStatus.FAILED]
+        await self.alter_mirrors("failover", record.link_name, names, None, False)
+        deadline = time.monotonic() + FORCED_DELETE_TIMEOUT_S
+        ended = (MirrorStatus.STOPPED, MirrorStatus.FAILED)
+        while any(m.status not in ended for m in self._mirrors_of(record)):
+            if time.monotonic() > deadline:
+                raise errors.state_unavailable(
+                    f"Mirror topics of '{record.link_name}' could not be failed over in "
+                    f"{FORCED_DELETE_TIMEOUT_S:.0f} s; is the destination cluster in order? The link was not deleted."
+                )
+            await asyncio.sleep(0.1)
+
+    # Mirror topics.
+
+    async def create_mirror(self, link_name: str, request: CreateMirror) -> None:
+        """Make a mirror topic: its record first, then the topic, so that nobody takes it for an ordinary one."""
+        link = self._link(link_name)
+        runtime = self._runtimes.get(link_name)
+        if runtime is None or runtime.replicator is None or runtime.source is None:
+            raise errors.invalid_request(
+                f"Cluster link '{link_name}' is the source half; mirror topics are made on the destination."
+            )
+        source_name = request.source_topic_name
+        name = self._config(link).prefix + source_name
+        if request.mirror_topic_name not in (None, name):
+            raise errors.unsupported("Topic renaming for mirroring not yet supported")
+        _check_topic_name(name)
+        _check_topic_name(source_name)
+        if name in self._store.state.mirrors:
+            raise errors.topic_exists(name)
+        try:
+            record = await self._plan_mirror(link, runtime.source, name, request)
+        except TRANSPORT_ERRORS as error:
+            raise LinkError(
+                503,
+                50003,
+                f"Cluster link '{link_name}': the source or the destination does not answer: {error}",
+            ) from error
+
+        def add(state: State) -> list[Record | Delete]:
+            if link_name not in state.links:
+                raise errors.link_not_found(link_name)
+            if name in state.mirrors:
+                raise errors.topic_exists(name)
+            return [record]
+
+        await self._write(add)
+        try:
+            await self._create_topic(record, request)
+        except (LinkError, *TRANSPORT_ERRORS) as error:
+            await self._write(lambda _: [Delete("mirror", name)])
+            if isinstance(error, LinkError):
+                raise
+            raise LinkError(500, 50002, f"Topic '{name}' could not be created: {error}") from error
+
+    async def _plan_mirror(
+        self, link: LinkRecord, source: Cluster, name: str, request: CreateMirror
+    ) -> MirrorRecord:
+        source_name = request.source_topic_name
+        topic = (await source.metadata([source_name])).topics.get(source_name)
+        if topic is None or topic.error_code == 3:
+            raise errors.invalid_request(f"Topic '{source_name}' does not exist at the source.")
+        if topic.error_code:
+            raise errors.invalid_request(
+                f"The source does not show topic '{source_name}' (error {topic.error_code}); "
+                "may the link's principal describe it?"
+            )
+        own = (await self._cluster.metadata([name])).topics.get(name)
+        if own is not None and own.error_code == 0:
+            raise errors.topic_exists(name)
+        configs = _by_value(await describe_topic_configs(source, source_name))
+        return MirrorRecord(
+            link_name=link.link_name,
+            cluster_link_id=link.cluster_link_id,
+            filler_key=link.filler_key,
+            mirror_topic_name=name,
+            source_topic_name=source_name,
+            num_partitions=len(topic.partitions),
+            replication_factor=request.replication_factor,
+            configs=source_values(configs),
+            source_topic_id=topic.topic_id,
+            producer_id=await init_producer_id(self._cluster),
+            state_time_ms=_now_ms(),
+        )
+
+    async def _create_topic(self, record: MirrorRecord, request: CreateMirror | None) -> None:
+        """Make the topic of a record that has none, and note its id."""
+        name = record.mirror_topic_name
+        source = self._runtimes[record.link_name].source
+        assert source is not None
+        configs = _by_value(await describe_topic_configs(source, record.source_topic_name))
+        known = await self._known_configs()
+        wanted = mirror_configs(configs, known, request.configs if request else {})
+        try:
+            topic_id = await create_topic(
+                self._cluster, name, record.num_partitions, record.replication_factor or -1, wanted
+            )
+        except KafkaError as error:
+            if error.code == 36:
+                raise errors.topic_exists(name) from error
+            raise errors.invalid_request(f"Topic '{name}' cannot be created: {error}") from error
+        deadline = time.monotonic() + TOPIC_SETTLE_S
+        while topic_id is None and time.monotonic() < deadline:
+            topic = (await self._cluster.metadata([name])).topics.get(name)
+            topic_id = topic.topic_id if topic is not None else None
+            await asyncio.sleep(0.1)
+        if topic_id is None:
+            raise errors.invalid_request("The destination gives no topic ids; it must be Kafka 2.8 or later.")
+        await self._change(name, topic_id=topic_id)
+        await self._follow(self._store.state)
+
+    async def _known_configs(self) -> list[str]:
+        return list(await describe_topic_configs(self._cluster, f"{RESERVED_PREFIX}-state"))
+
+    async def _finish_creation(self, record: MirrorRecord) -> None:
+        # Whoever wrote the record may have died before it made the topic; give it the time to do so itself.
+        await asyncio.sleep(TOPIC_SETTLE_S)
+        name = record.mirror_topic_name
+        current = self._store.state.mirrors.get(name)
+        if current != record:
+            return
+        try:
+            topic = (await self._cluster.metadata([name])).topics.get(name)
+            if topic is None or topic.error_code == 3:
+                await self._create_topic(record, None)
+            elif topic.topic_id is not None:
+                # The name was free when the record was written, and clients cannot write to it since: the
+                # replicator's look at the log tells whether somebody else did.
+                await self._change(name, topic_id=topic.topic_id)
+        except (LinkError, *TRANSPORT_ERRORS) as error:
+            log.warning("mirror_topic_not_created", topic=name, error=str(error))
+            self._changed.set()
+
+    def mirrors(self, link_name: str | None, status: MirrorStatus | None) -> list[MirrorView]:
+        """Mirror topics of one link, or of all."""
+        links = [self._link(link_name)] if link_name is not None else self._store.state.links.values()
+        records = [m for link in links for m in self._mirrors_of(link)]
+        views = [self._mirror_view(record) for record in sorted(records, key=lambda m: m.mirror_topic_name)]
+        return [view for view in views if status is None or view.record.status is status]
+
+    def mirror(self, link_name: str, mirror_topic_name: str) -> MirrorView:
+        """One mirror topic as it stands."""
+        link = self._link(link_name)
+        record = self._store.state.mirrors.get(mirror_topic_name)
+        if record is None or record.cluster_link_id != link.cluster_link_id:
+            raise errors.mirror_not_found(link_name, mirror_topic_name)
+        return self._mirror_view(record)
+
+    def _mirror_view(self, record: MirrorRecord) -> MirrorView:
+        runtime = self._runtimes.get(record.link_name)
+        lags: list[PartitionLag] = []
+        if runtime is not None and runtime.replicator is not None:
+            mirror = runtime.replicator.mirrors.get(record.mirror_topic_name)
+            for p in mirror.partitions if mirror is not None else ():
+                fetched = -1 if p.source_end is None else p.fetch_offset
+                lags.append(PartitionLag(p.index, p.lag, fetched))
+            if record.status is MirrorStatus.ACTIVE and runtime.source_unavailable:
+                record = record.model_copy(update={"status": MirrorStatus.SOURCE_UNAVAILABLE})
+        return MirrorView(record, lags)
+
+    async def alter_mirrors(
+        self,
+        verb: MirrorVerb,
+        link_name: str,
+        names: Sequence[str] | None,
+        pattern: str | None,
+        validate_only: bool,
+    ) -> list[AlterResult]:
+        """Promote, fail over, pause or resume; one result per mirror topic."""
+        link = self._link(link_name)
+        if pattern is not None:
+            try:
+                matches = re.compile(pattern).fullmatch
+            except re.error as error:
+                raise errors.invalid_request(f"'{pattern}' is not a regular expression: {error}") from error
+            names = sorted(
+                m.mirror_topic_name for m in self._mirrors_of(link) if matches(m.mirror_topic_name)
+            )
+        return [await self._alter(VERBS[verb], link, name, validate_only) for name in names or ()]
+
+    async def _alter(self, action: Action, link: LinkRecord, name: str, validate_only: bool) -> AlterResult:
+        def refusal(record: MirrorRecord | None) -> AlterResult | None:
+            if record is None or record.cluster_link_id != link.cluster_link_id:
+                error = errors.mirror_not_found(link.link_name, name)
+                return AlterResult(name, error.error_code, error.message)
+            shown = self._mirror_view(record).record.status
+            if shown is MirrorStatus.STOPPED:
+                text = f"Topic '{name}' has already stopped its mirror from '{link.link_name}'"
+                return AlterResult(name, 400, text)
+            try:
+                next_status(shown, action)
+            except IllegalTransition:
+                text = f"Topic '{name}' is {shown}: {action.name.lower()} is not possible."
+                if shown is MirrorStatus.SOURCE_UNAVAILABLE and action is Action.PROMOTE:
+                    text += " Its source must be reachable for a promote; failover does not need it."
+                return AlterResult(name, 400, text)
+            return None
+
+        refused = refusal(self._store.state.mirrors.get(name))
+        if refused is None and not validate_only:
+
+            def change(state: State) -> list[Record | Delete]:
+                nonlocal refused
+                refused = refusal(state.mirrors.get(name))
+                if refused is not None:
+                    return []
+                record = state.mirrors[name]
+                update: dict[str, object] = {
+                    "status": next_status(record.status, action),
+                    "state_time_ms": _now_ms(),
+                }
+                if action is Action.FAILOVER:
+                    update |= {"failover": True, "stop_offsets": None}
+                return [record.model_copy(update=update)]
+
+            await self._write(change)
+            await self._follow(self._store.state)
+        if refused is not None:
+            return refused
+        return AlterResult(name, lags=self._mirror_view(self._store.state.mirrors[name]).lags)
+
+    def forget_mirror(self, name: str) -> None:
+        """A client deleted the topic: its record goes too, once the topic is gone."""
+        self._tasks.spawn(self._forget(name), name=f"forget {name}")
+
+    async def _forget(self, name: str) -> None:
+        record = self._store.state.mirrors.get(name)
+        deadline = time.monotonic() + TOPIC_SETTLE_S
+        while record is not None and time.monotonic() < deadline:
+            try:
+                topic = (await self._cluster.metadata([name])).topics.get(name)
+                if topic is None or topic.error_code == 3 or topic.topic_id != record.topic_id:
+                    await self._write(
+                        lambda state: [Delete("mirror", name)] if state.mirrors.get(name) == record else []
+                    )
+                    return
+            except (LinkError, *TRANSPORT_ERRORS) as error:
+                log.warning("mirror_topic_not_forgotten", topic=name, error=str(error))
+            await asyncio.sleep(0.2)
+
+    # What the replicators report.
+
+    async def failed(self, mirror_topic: str, error: MirrorTopicError, message: str) -> None:
+        """A mirror cannot go on."""
+        await self._change(
+            mirror_topic, status=MirrorStatus.FAILED, error=error, error_message=message, only_live=True
+        )
+
+    async def stopping_at(self, mirror_topic: str, stop_offsets: Mapping[int, int]) -> None:
+        """The end of a mirror is decided."""
+        await self._change(mirror_topic, stop_offsets=dict(stop_offsets), only_live=True, keep_time=True)
+
+    async def stopped(self, mirror_topic: str) -> None:
+        """The barrier is written: give the topic its own configs, and let clients write."""
+        record = self._store.state.mirrors[mirror_topic]
+        configs = promoted_configs(record, await self._known_configs())
+        await alter_topic_configs(self._cluster, mirror_topic, configs)
+        await self._change(mirror_topic, status=MirrorStatus.STOPPED, only_live=True)
+
+    async def _change(
+        self, name: str, *, only_live: bool = False, keep_time: bool = False, **update: object
+    ) -> None:
+        if not keep_time:
+            update["state_time_ms"] = _now_ms()
+
+        def change(state: State) -> list[Record | Delete]:
+            record = state.mirrors.get(name)
+            if record is None or (only_live and not is_read_only(record.status)):
+                return []
+            return [record.model_copy(update=update)]
+
+        await self._write(change)
+
+    async def _write(self, change: Callable[[State], Sequence[Record | Delete]]) -> None:
+        try:
+            await self._store.update(change)
+        except StateUnavailable as error:
+            raise errors.state_unavailable(str(error)) from error
+
+    # Source halves that dial in.
+
+    async def attach(self, principal: Principal, request: LinkAttachRequest) -> LinkAttachResponse:
+        """Judge a LinkAttach; the first principal that attaches a link owns it."""
+        name = request.link_name
+        record = self._store.state.links.get(name)
+        if record is None:
+            return self._refused(RESOURCE_NOT_FOUND, f"there is no cluster link named '{name}' here")
+        runtime = self._runtimes.get(name)
+        if runtime is None or runtime.pool is None:
+            return self._refused(
+                INVALID_REQUEST, f"cluster link '{name}' does not wait for its source to dial in"
+            )
+        if request.link_id not in (None, "", record.cluster_link_id):
+            return self._refused(
+                INVALID_REQUEST, f"cluster link '{name}' was recreated: its id is another one"
+            )
+        if request.source_cluster_id != record.source_cluster_id:
+            return self._refused(
+                INCONSISTENT_CLUSTER_ID,
+                f"cluster link '{name}' is for source cluster {record.source_cluster_id}, "
+                f"not for {request.source_cluster_id}",
+            )
+        if record.owner is None:
+            try:
+                record = await self._claim(name, str(principal))
+            except LinkError as error:
+                return self._refused(NOT_CONTROLLER_YET, error.message)
+        if record is None or record.owner != str(principal):
+            return self._refused(
+                CLUSTER_AUTHORIZATION_FAILED, f"cluster link '{name}' belongs to another principal"
+            )
+        reason = runtime.pool.refusal(request.agent_id, request.agent_epoch)
+        if reason is not None:
+            return self._refused(INVALID_REQUEST, reason)
+        return LinkAttachResponse(0, None, record.cluster_link_id, self._services.instance_id, 1)
+
+    async def _claim(self, name: str, principal: str) -> LinkRecord | None:
+        def own(state: State) -> list[Record | Delete]:
+            record = state.links.get(name)
+            if record is None or record.owner is not None:
+                return []
+            return [record.model_copy(update={"owner": principal})]
+
+        await self._write(own)
+        return self._store.state.links.get(name)
+
+    def park(self, principal: Principal, request: LinkAttachRequest, wire: FrameConnection) -> None:
+        """Take over the connection of a LinkAttach that was answered."""
+        runtime = self._runtimes.get(request.link_name)
+        if runtime is None or runtime.pool is None:
+            wire.abort()
+            return
+        runtime.pool.park(wire, request.agent_id, request.agent_epoch)
+
+    def _refused(self, code: int, message: str) -> LinkAttachResponse:
+        return LinkAttachResponse(code, message, None, self._services.instance_id, 1)
+
+
+def _by_value(configs: Mapping[str, TopicConfig]) -> dict[str, tuple[str | None, bool]]:
+    return {name: (config.value, config.own) for name, config in configs.items()}
+
+
+def _check_topic_name(name: str) -> None:
+    if len(name) > MAX_TOPIC_NAME:
+        raise errors.invalid_request(
+            f"Topic name '{name[:40]}…' is longer than the max allowed length {MAX_TOPIC_NAME}"
+        )
+    if not TOPIC_NAME.fullmatch(name) or name in (".", ".."):
+        raise errors.invalid_request(f"Topic name '{name}' is not valid.")
+    if name.startswith((RESERVED_PREFIX, "__")):
+        raise errors.invalid_request(f"Topic '{name}' is internal and cannot be mirrored.")
+
+
+def _kafka_uuid() -> str:
+    return base64.urlsafe_b64encode(random_source.token_bytes(16)).decode().rstrip("=")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+

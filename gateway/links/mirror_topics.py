@@ -1,0 +1,154 @@
+"""What a mirror topic is on its destination: read-only for clients, with configs of its own while it is one.
+
+While mirrored a topic keeps everything (`retention.*` -1, no compaction) and takes batches as they are
+(`compression.type=producer`, CreateTime without bounds); promote writes the source's values.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+from uuid import UUID
+
+from gateway.links.mirror_state import is_read_only
+from gateway.state.records import MirrorRecord
+from gateway.state.store import StateUnavailable, Store
+from gateway.upstreams.cluster import Cluster
+
+HELD: Final[Mapping[str, str]] = {
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+    "cleanup.policy": "delete",
+    "compression.type": "producer",
+    "message.timestamp.type": "CreateTime",
+    # Up to 3.5, and from 3.6 on (KIP-937).
+    "message.timestamp.difference.max.ms": "9223372036854775807",
+    "message.timestamp.before.max.ms": "9223372036854775807",
+    "message.timestamp.after.max.ms": "9223372036854775807",
+}
+ALWAYS_SYNCED: Final = frozenset({"max.message.bytes"})
+# Taken over where the source topic sets them itself. `min.insync.replicas` is not among them: it goes with
+# the replication factor, which is the destination's.
+SYNCED: Final = frozenset(
+    {
+        "delete.retention.ms",
+        "file.delete.delay.ms",
+        "flush.messages",
+        "flush.ms",
+        "index.interval.bytes",
+        "max.compaction.lag.ms",
+        "min.cleanable.dirty.ratio",
+        "min.compaction.lag.ms",
+        "preallocate",
+        "segment.bytes",
+        "segment.index.bytes",
+        "segment.jitter.ms",
+        "segment.ms",
+        "unclean.leader.election.enable",
+    }
+)
+HELD_NAMES: Final = frozenset(HELD) | ALWAYS_SYNCED
+MAX_TOPIC_NAME: Final = 249
+
+
+def mirror_configs(
+    source: Mapping[str, tuple[str | None, bool]], known: Iterable[str], overrides: Mapping[str, str]
+) -> dict[str, str]:
+    """Configs to create a mirror topic with, of those that the destination knows.
+
+    `source` has the value of each config and whether the topic itself sets it.
+    """
+    wanted = dict(overrides)
+    for name, (value, own) in source.items():
+        if value is not None and (name in ALWAYS_SYNCED or (own and name in SYNCED)):
+            wanted[name] = value
+    wanted.update(HELD)
+    names = frozenset(known)
+    return {name: value for name, value in wanted.items() if name in names}
+
+
+def source_values(source: Mapping[str, tuple[str | None, bool]]) -> dict[str, str]:
+    """The source's values of the held configs that the topic itself sets, for the promote."""
+    return {
+        name: value for name, (value, own) in source.items() if name in HELD and own and value is not None
+    }
+
+
+def promoted_configs(record: MirrorRecord, known: Iterable[str]) -> dict[str, str | None]:
+    """What a promote writes: the source's values, None (the broker's default) where the source had none."""
+    return {name: record.configs.get(name) for name in HELD if name in frozenset(known)}
+
+
+class MirrorTopics:
+    """Tells sessions which topics are mirrors; certain because a mirror's record precedes its topic."""
+
+    def __init__(
+        self,
+        store: Store,
+        cluster: Cluster,
+        *,
+        max_staleness_s: float,
+        on_deleted: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._cluster = cluster
+        self._max_staleness_s = max_staleness_s
+        self._on_deleted = on_deleted
+        self._known: set[str | UUID] = set()
+        self._names: dict[UUID, str] = {}
+
+    async def before_produce(self, topics: Iterable[str | UUID]) -> None:
+        """Return when it is certain whether these topics are mirrors. StateUnavailable if it cannot be known."""
+        unknown = [topic for topic in topics if topic not in self._known]
+        if not unknown:
+            if self._store.staleness_s > self._max_staleness_s:
+                raise StateUnavailable(
+                    f"the state topic could not be read for {self._store.staleness_s:.0f} s; no Produce until it can"
+                )
+            return
+        await self._store.read_to_end()
+        ids = [topic for topic in unknown if isinstance(topic, UUID)]
+        if ids:
+            # Asked for after the read: a topic that is newer than it would not be in the state.
+            topic_ids = {
+                metadata.topic_id: name
+                for name, metadata in (await self._cluster.metadata(None)).topics.items()
+                if metadata.topic_id is not None
+            }
+            new = {topic_id: topic_ids[topic_id] for topic_id in ids if topic_id in topic_ids}
+            self._names.update(new)
+            await self._store.read_to_end()
+            unknown = [topic for topic in unknown if isinstance(topic, str) or topic in new]
+        self._known.update(unknown)
+
+    def read_only_mirror(self, topic: str | UUID) -> str | None:
+        """Name of the mirror topic, if clients may not write to this topic."""
+        record = self._record(topic)
+        return record.mirror_topic_name if record is not None and is_read_only(record.status) else None
+
+    def held_configs(self, topic: str) -> frozenset[str]:
+        """Configs of this topic that clients may not alter; none if it is not a mirror topic."""
+        return HELD_NAMES if self.read_only_mirror(topic) is not None else frozenset()
+
+    def filler_keys(self) -> tuple[bytes, ...]:
+        """Keys of the fillers that clients must not see."""
+        return tuple({record.filler_key for record in self._store.state.mirrors.values()})
+
+    def topic_deleted(self, topic: str | UUID) -> None:
+        """A client deleted this topic: what was known of it holds no longer."""
+        name = self._names.get(topic) if isinstance(topic, UUID) else topic
+        if name is None:
+            return
+        self._known.discard(name)
+        for topic_id in [i for i, known in self._names.items() if known == name]:
+            self._known.discard(topic_id)
+            del self._names[topic_id]
+        if name in self._store.state.mirrors:
+            self._on_deleted(name)
+
+    def _record(self, topic: str | UUID) -> MirrorRecord | None:
+        mirrors = self._store.state.mirrors
+        if isinstance(topic, str):
+            return mirrors.get(topic)
+        name = self._names.get(topic)
+        if name is not None:
+            return mirrors.get(name)
+        return next((record for record in mirrors.values() if record.topic_id == topic), None)

@@ -1,0 +1,186 @@
+"""One partition of a mirror topic: where its log ends, what is queued for it, what it waits for.
+
+`position` is the source offset of the next record to append, which is also the log end of the mirror
+partition. It is known only in READY; after a start and after anything unexpected the partition is in DOUBT
+and its log is looked at before it is written to again.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from gateway.links.sink import BARRIER_EPOCH, DATA_EPOCH, sequence_of
+from gateway.state.records import MirrorRecord, MirrorStatus, MirrorTopicError
+from protocol.errors import DecodeError
+from protocol.fillers import encode_filler_batch
+from protocol.record_batches import BatchView, rewrite_for_append
+from protocol.record_merge import merge_batches, merge_limit
+
+
+class Phase(Enum):
+    """How far a partition may be trusted."""
+
+    DOUBT = auto()
+    READY = auto()
+    DONE = auto()
+    FAILED = auto()
+
+
+@dataclass(slots=True, eq=False)
+class Mirror:
+    """A mirror topic at work: its record, its partitions, and how long its topics have been missing."""
+
+    record: MirrorRecord
+    partitions: list["MirrorPartition"] = field(default_factory=list)
+    source_missing_since: float | None = None
+    destination_missing_since: float | None = None
+    # One change at a time is written to the state.
+    settling: bool = False
+    # Why it cannot go on, until the state says so too.
+    failure: tuple[MirrorTopicError, str] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether its partitions are to be worked on."""
+        return self.record.topic_id is not None and self.record.status in (
+            MirrorStatus.ACTIVE,
+            MirrorStatus.PENDING_STOPPED,
+        )
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a promote or failover was asked for."""
+        return self.record.status is MirrorStatus.PENDING_STOPPED
+
+
+@dataclass(slots=True, eq=False)
+class MirrorPartition:
+    """Progress of one partition. Times are of the event loop's clock, in seconds."""
+
+    mirror: Mirror
+    index: int
+    phase: Phase = Phase.DOUBT
+    position: int = 0
+    fetch_offset: int = 0
+    source_leader: int | None = None
+    destination_leader: int | None = None
+    queue: deque[BatchView] = field(default_factory=deque)
+    queued_bytes: int = 0
+    # Log end after the append that is under way, None if none is. It outlives a doubt: while the broker may
+    # still be about to append, looking at the log proves nothing.
+    sending: int | None = None
+    barrier_sent: bool = False
+    # Last stable offset of the source; None before the first answer.
+    source_end: int | None = None
+    stop_offset: int | None = None
+    not_before: float = 0.0
+    fetch_not_before: float = 0.0
+    out_of_range_since: float | None = None
+    corrupt_fetches: int = 0
+    # What the source holds at `fetch_offset` that cannot be copied; the queue before it still is.
+    obstacle: tuple[MirrorTopicError, str] | None = None
+    # Raised by every doubt: an answer to an older fetch is not for the queue of now.
+    generation: int = 0
+
+    @property
+    def name(self) -> tuple[str, int]:
+        """Mirror topic and partition."""
+        return self.mirror.record.mirror_topic_name, self.index
+
+    @property
+    def lag(self) -> int:
+        """Records that the source's last stable offset is ahead; 0 before it is known."""
+        return max(0, (self.source_end or 0) - self.position)
+
+    def doubt(self, not_before: float) -> None:
+        """Forget everything that was assumed of the log; it is looked at from `not_before` on."""
+        if self.phase is not Phase.READY:
+            return
+        self.phase = Phase.DOUBT
+        self.not_before = not_before
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop what is queued; what comes of fetches under way is dropped too."""
+        self.queue.clear()
+        self.queued_bytes = 0
+        self.fetch_offset = self.position
+        self.obstacle = None
+        self.generation += 1
+
+    def trust(self, log_end: int) -> None:
+        """The log was looked at, ends here, and is ours."""
+        self.phase = Phase.READY
+        self.position = log_end
+        self.clear()
+
+    def wants_fetch(self, now: float, queue_bytes: int) -> bool:
+        """Whether the next fetch should ask for this partition."""
+        return (
+            self.phase is Phase.READY
+            and self.mirror.running
+            and self.obstacle is None
+            and self.queued_bytes < queue_bytes
+            and now >= self.fetch_not_before
+            and not (self.mirror.stopping and self.mirror.record.failover)
+            and (self.stop_offset is None or self.fetch_offset < self.stop_offset)
+        )
+
+    @property
+    def barrier_due(self) -> bool:
+        """Whether everything up to the end of the mirror was appended and only the barrier is missing."""
+        return self.mirror.stopping and self.stop_offset is not None and self.position >= self.stop_offset
+
+    @property
+    def appendable(self) -> bool:
+        """Whether a Produce request may take something from this partition."""
+        return (
+            self.phase is Phase.READY
+            and self.mirror.running
+            and self.sending is None
+            and (bool(self.queue) or self.barrier_due)
+        )
+
+    def enqueue(self, batch: BatchView) -> None:
+        """Take over a batch that continues at `fetch_offset`."""
+        self.queue.append(batch)
+        self.queued_bytes += batch.size_bytes
+        self.fetch_offset = batch.next_offset
+
+    def take(self, max_batch_bytes: int, filler_key: bytes, now_ms: int) -> bytes | bytearray:
+        """The batch to append next, marked as under way: merged small ones, one untouched, or the barrier."""
+        producer_id = self.mirror.record.producer_id
+        if not self.queue:
+            self.sending = self.position + 1
+            self.barrier_sent = True
+            return encode_filler_batch(filler_key, 1, now_ms, producer_id, BARRIER_EPOCH, 0)
+        sequence = sequence_of(self.position)
+        count = merge_limit(self.queue, max_batch_bytes)
+        if count > 1:
+            small = [self.queue[i] for i in range(count)]
+            try:
+                merged = merge_batches(small, producer_id, DATA_EPOCH, sequence, max_batch_bytes)
+            except DecodeError:
+                # What cannot be read can still be forwarded as it is, for the broker to judge.
+                pass
+            else:
+                self._take(merged.used)
+                return merged.batch
+        batch = self.queue[0]
+        self._take(1)
+        return rewrite_for_append(batch, producer_id, DATA_EPOCH, sequence)
+
+    def _take(self, count: int) -> None:
+        for _ in range(count):
+            batch = self.queue.popleft()
+            self.queued_bytes -= batch.size_bytes
+            self.sending = batch.next_offset
+
+    def appended(self) -> None:
+        """The broker took what was under way, at `position`."""
+        assert self.sending is not None
+        if self.barrier_sent:
+            self.phase = Phase.DONE
+        else:
+            self.position = self.sending
+        self.sending = None

@@ -1,0 +1,163 @@
+"""Connections that a source half has parked here: the way to a source that dials us.
+
+A parked connection is kept alive with ApiVersions requests. `LinkBind` turns it into a connection to one
+source broker; to whoever uses it, it is a connection like any that was dialled.
+"""
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from gateway.tasks import Tasks
+from gateway.upstreams.connection import BrokerConnection
+from gateway.upstreams.errors import ConnectFailed
+from gateway.wire import ConnectionClosed, FrameConnection
+from protocol.errors import ProtocolError
+from protocol.reverse import ANY_BROKER, VERSION, LinkBindRequest, LinkBindResponse
+
+log = structlog.get_logger(__name__)
+
+KEEPALIVE_INTERVAL_S: Final = 2.0
+KEEPALIVE_TIMEOUT_S: Final = 6.0
+BIND_TIMEOUT_S: Final = 10.0
+BIND_ATTEMPTS: Final = 3
+# A source half keeps at least two; more than this is a fault or an attack.
+MAX_PARKED: Final = 64
+MAX_FRAME_BYTES: Final = 100 * 1024 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class _Parked:
+    connection: BrokerConnection
+    agent_id: UUID
+    agent_epoch: int
+
+
+class ParkedPool:
+    """The parked connections of one link; a `Connector` to its source."""
+
+    def __init__(self, link_name: str) -> None:
+        self._link_name = link_name
+        self._log = log.bind(link=link_name)
+        self._tasks = Tasks(f"parked connections of {link_name}")
+        self._parked: deque[_Parked] = deque()
+        self._epochs: dict[UUID, int] = {}
+        self._bound: set[BrokerConnection] = set()
+        self._arrived = asyncio.Condition()
+        self._closed = False
+
+    @property
+    def count(self) -> int:
+        """How many connections wait to be used."""
+        return len(self._parked)
+
+    def refusal(self, agent_id: UUID, agent_epoch: int) -> str | None:
+        """Why an attach of this agent cannot be taken, or None."""
+        if self._closed:
+            return "the link is going away"
+        if agent_epoch < self._epochs.get(agent_id, agent_epoch):
+            return f"a newer instance of agent {agent_id} is attached"
+        if len(self._parked) >= MAX_PARKED:
+            return f"{MAX_PARKED} connections are parked already"
+        return None
+
+    def park(self, wire: FrameConnection, agent_id: UUID, agent_epoch: int) -> None:
+        """Take over a connection whose LinkAttach was answered. A newer epoch of an agent replaces the older."""
+        if self._closed:
+            wire.abort()
+            return
+        if agent_epoch > self._epochs.get(agent_id, agent_epoch - 1):
+            self._epochs[agent_id] = agent_epoch
+            for old in [p for p in self._parked if p.agent_id == agent_id]:
+                self._drop(old)
+        wire.max_frame_bytes = MAX_FRAME_BYTES
+        connection = BrokerConnection(wire, client_id="causeway-link", node_id=None)
+        parked = _Parked(connection, agent_id, agent_epoch)
+        self._parked.append(parked)
+        self._tasks.spawn(self._keep_alive(parked), name=f"keep alive {connection.peer}")
+
+    async def _keep_alive(self, parked: _Parked) -> None:
+        try:
+            while parked in self._parked:
+                await parked.connection.negotiate(timeout_s=KEEPALIVE_TIMEOUT_S)
+                async with self._arrived:
+                    self._arrived.notify_all()
+                await asyncio.sleep(KEEPALIVE_INTERVAL_S)
+        except (ConnectionClosed, ProtocolError, TimeoutError, OSError) as error:
+            if parked in self._parked:
+                self._log.info("parked_connection_lost", peer=parked.connection.peer, error=str(error))
+                self._drop(parked)
+
+    def _drop(self, parked: _Parked) -> None:
+        if parked in self._parked:
+            self._parked.remove(parked)
+        parked.connection.abort()
+
+    async def connect(self, node_id: int | None, *, linger_zero: bool = False) -> BrokerConnection:
+        """A connection to a source broker (None: to any). DialError if none can be had in time.
+
+        `linger_zero` is of no meaning here: nothing is written to a source.
+        """
+        deadline = time.monotonic() + BIND_TIMEOUT_S
+        last: Exception | None = None
+        for _ in range(BIND_ATTEMPTS):
+            connection = await self._take(deadline)
+            try:
+                await self._bind(connection, node_id)
+            except (ConnectionClosed, ProtocolError, TimeoutError, OSError) as error:
+                connection.abort()
+                self._log.info("parked_connection_lost", peer=connection.peer, error=str(error))
+                last = error
+                continue
+            self._bound = {bound for bound in self._bound if not bound.closed} | {connection}
+            return connection
+        broker = "any broker" if node_id is None else f"broker {node_id}"
+        raise ConnectFailed(f"the source half of '{self._link_name}' closes connections to {broker}: {last}")
+
+    async def _take(self, deadline: float) -> BrokerConnection:
+        while True:
+            while self._parked:
+                # The newest: the longer one was parked the likelier something in between forgot it.
+                connection = self._parked.pop().connection
+                if not connection.closed:
+                    return connection
+            left = deadline - time.monotonic()
+            if self._closed or left <= 0:
+                raise ConnectFailed(f"the source of cluster link '{self._link_name}' is not attached")
+            try:
+                async with asyncio.timeout(left), self._arrived:
+                    await self._arrived.wait_for(lambda: bool(self._parked) or self._closed)
+            except TimeoutError:
+                pass
+
+    async def _bind(self, connection: BrokerConnection, node_id: int | None) -> None:
+        request = LinkBindRequest(ANY_BROKER if node_id is None else node_id)
+        body = await connection.request_raw(
+            LinkBindRequest.API_KEY, VERSION, [request.encode()], timeout_s=BIND_TIMEOUT_S
+        )
+        response = LinkBindResponse.decode(VERSION, body)
+        if response.error_code:
+            connection.abort()
+            raise ConnectFailed(
+                f"the source half of cluster link '{self._link_name}' cannot reach "
+                f"{'any broker' if node_id is None else f'broker {node_id}'}: {response.error_message}"
+            )
+        connection.node_id = node_id
+        await connection.negotiate(timeout_s=BIND_TIMEOUT_S)
+
+    async def close(self) -> None:
+        """Drop every connection, bound ones too. Idempotent."""
+        self._closed = True
+        for parked in list(self._parked):
+            self._drop(parked)
+        for connection in self._bound:
+            connection.abort()
+        self._bound.clear()
+        async with self._arrived:
+            self._arrived.notify_all()
+        await self._tasks.close()

@@ -1,0 +1,123 @@
+"""Reads partitions raw, below any client library: batches as the broker stores them, records at their offsets."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from protocol.record_batches import BatchView, read_batches
+from protocol.records import Record, iterate_records
+from protocol.replication import FetchPartition, FetchTopic, decode_fetch, encode_fetch
+
+FETCH_VERSION = 11
+
+
+class RawBroker:
+    """A blocking connection to one broker's PLAINTEXT listener, as `host:port`."""
+
+    def __init__(self, address: str, timeout_s: float = 20) -> None:
+        host, _, port = address.rpartition(":")
+        self._socket = socket.create_connection((host, int(port)), timeout=timeout_s)
+        self._correlation_id = 0
+
+    def __enter__(self) -> RawBroker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def call(self, api_key: int, version: int, body: bytes) -> memoryview:
+        """Send a request with a header of version 1; the body of the response after its v0 header."""
+        self._correlation_id += 1
+        header = struct.pack(">hhih", api_key, version, self._correlation_id, -1)
+        self._socket.sendall(struct.pack(">i", len(header) + len(body)) + header + body)
+        (size,) = struct.unpack(">i", self._exactly(4))
+        return memoryview(self._exactly(size))[4:]
+
+    def _exactly(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            piece = self._socket.recv(size - len(data))
+            if not piece:
+                raise EOFError("the broker closed the connection")
+            data += piece
+        return bytes(data)
+
+    def batches(self, topic: str, partition: int, start: int = 0) -> Iterator[BatchView]:
+        """Every batch from `start` to the high watermark."""
+        offset = start
+        while True:
+            wanted = FetchTopic(topic, None, [FetchPartition(partition, offset, 8 << 20)])
+            body = encode_fetch(
+                FETCH_VERSION, [wanted], max_wait_ms=0, min_bytes=0, max_bytes=8 << 20, isolation_level=0
+            )
+            error, answers = decode_fetch(FETCH_VERSION, self.call(1, FETCH_VERSION, body))
+            answer = answers[0]
+            if error or answer.error_code:
+                raise RuntimeError(f"{topic}-{partition} at {offset}: error {error or answer.error_code}")
+            for batch in read_batches(answer.records):
+                if batch.next_offset <= offset:
+                    continue
+                assert batch.verify_crc(), f"{topic}-{partition}: batch at {batch.base_offset} fails its CRC"
+                yield batch
+                offset = batch.next_offset
+            if offset >= answer.high_watermark:
+                return
+
+    def records(self, topic: str, partition: int, start: int = 0) -> Iterator[Record]:
+        """Every record from `start` to the high watermark."""
+        for batch in self.batches(topic, partition, start):
+            yield from iterate_records(batch)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first place where two partitions are not the same."""
+
+    partition: int
+    offset: int
+    source: Record | None
+    mirror: Record | None
+
+
+def compare(
+    source: RawBroker, mirror: RawBroker, topic: str, partitions: int, *, ends: dict[int, int] | None = None
+) -> tuple[int, list[Difference]]:
+    """Compare offset, key, value, headers and timestamp of every record; how many were equal, what was not.
+
+    `ends` cuts the mirror before its barrier.
+    """
+    equal = 0
+    differences: list[Difference] = []
+    for partition in range(partitions):
+        theirs = source.records(topic, partition)
+        ours = (r for r in mirror.records(topic, partition) if ends is None or r.offset < ends[partition])
+        while True:
+            a, b = next(theirs, None), next(ours, None)
+            if a is None and b is None:
+                break
+            if a != b:
+                offset = (a or b).offset  # type: ignore[union-attr]  # one of them is a record
+                differences.append(Difference(partition, offset, a, b))
+                break
+            equal += 1
+    return equal, differences
+
+
+def identical_sections(source: RawBroker, mirror: RawBroker, topic: str, partition: int) -> tuple[int, int]:
+    """Batches of the source that the mirror has with the same bounds; how many, and how many differ in bytes."""
+    theirs = {
+        b.base_offset: (b.last_offset_delta, bytes(b.records)) for b in source.batches(topic, partition)
+    }
+    same = different = 0
+    for batch in mirror.batches(topic, partition):
+        bounds = theirs.get(batch.base_offset)
+        if bounds is None or bounds[0] != batch.last_offset_delta:
+            continue
+        if bounds[1] == bytes(batch.records):
+            same += 1
+        else:
+            different += 1
+    return same, different

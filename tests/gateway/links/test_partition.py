@@ -1,0 +1,208 @@
+"""A partition's progress: what it wants, what it appends, and that a doubt forgets everything."""
+
+import pytest
+
+from gateway.links.partition import Mirror, MirrorPartition, Phase
+from gateway.links.sink import foreign_tail, sequence_of
+from gateway.state.records import MirrorRecord, MirrorStatus
+from protocol.record_batches import BatchView, read_batches
+from protocol.records import Record, build_batch, iterate_records
+
+KEY = bytes(range(16))
+PID = 4711
+QUEUE = 1 << 20
+
+
+def record(**changes: object) -> MirrorRecord:
+    base = MirrorRecord(
+        link_name="l",
+        cluster_link_id="x",
+        filler_key=KEY,
+        mirror_topic_name="t",
+        source_topic_name="t",
+        num_partitions=1,
+        topic_id="11112222-3333-4444-5555-666677778888",
+        producer_id=PID,
+        state_time_ms=0,
+    )
+    return base.model_copy(update=changes)
+
+
+def partition(**changes: object) -> MirrorPartition:
+    return MirrorPartition(Mirror(record(**changes)), 0)
+
+
+def batch(offset: int, count: int, size: int = 10) -> BatchView:
+    records = [Record(offset + i, 1_000 + i, b"k%d" % i, bytes(size)) for i in range(count)]
+    return next(iter(read_batches(build_batch(records))))
+
+
+def view(data: bytes | bytearray) -> BatchView:
+    (found,) = read_batches(data)
+    assert found.verify_crc()
+    return found
+
+
+def test_nothing_is_fetched_or_appended_in_doubt() -> None:
+    p = partition()
+    assert p.phase is Phase.DOUBT
+    assert not p.wants_fetch(0.0, QUEUE)
+    assert not p.appendable
+
+
+def test_small_batches_are_merged_at_their_offsets() -> None:
+    p = partition()
+    p.trust(100)
+    for offset in (100, 101, 103):
+        p.enqueue(batch(offset, 2 if offset == 101 else 1))
+    sent = view(p.take(QUEUE, KEY, 0))
+    assert (sent.base_offset, sent.base_sequence, sent.count) == (0, 100, 4)
+    assert (sent.producer_id, sent.producer_epoch) == (PID, 0)
+    assert not p.appendable, "one append at a time"
+    p.appended()
+    assert (p.position, p.fetch_offset, p.queued_bytes, p.sending) == (104, 104, 0, None)
+
+
+def test_a_large_batch_goes_as_it_is() -> None:
+    p = partition()
+    p.trust(0)
+    large = batch(0, 3, size=20_000)
+    p.enqueue(large)
+    p.enqueue(batch(3, 1))
+    sent = view(p.take(QUEUE, KEY, 0))
+    assert bytes(sent.records) == bytes(large.records)
+    p.appended()
+    assert p.position == 3
+    assert p.appendable
+
+
+def test_what_cannot_be_merged_is_forwarded_for_the_broker_to_judge() -> None:
+    p = partition()
+    p.trust(0)
+    broken = bytearray(batch(0, 2).raw)
+    broken[61] = 0x7E
+    first = next(iter(read_batches(bytes(broken))))
+    p.enqueue(first)
+    p.enqueue(batch(2, 1))
+    sent = view(p.take(QUEUE, KEY, 0))
+    assert sent.count == 2
+    assert bytes(sent.records) == bytes(first.records)
+
+
+def test_a_doubt_drops_the_queue_but_not_the_append_under_way() -> None:
+    p = partition()
+    p.trust(10)
+    p.enqueue(batch(10, 5))
+    p.enqueue(batch(15, 5, size=20_000))
+    generation = p.generation
+    p.take(QUEUE, KEY, 0)
+    p.doubt(7.5)
+    assert (p.phase, p.not_before) == (Phase.DOUBT, 7.5)
+    assert p.sending is not None
+    assert not p.queue
+    assert p.generation > generation
+    assert p.fetch_offset == 10
+
+
+@pytest.mark.parametrize("phase", [Phase.DOUBT, Phase.DONE, Phase.FAILED])
+def test_only_a_trusted_partition_can_be_doubted(phase: Phase) -> None:
+    p = partition()
+    p.phase = phase
+    p.doubt(9.0)
+    assert (p.phase, p.not_before) == (phase, 0.0)
+
+
+def test_the_barrier_ends_the_mirror() -> None:
+    p = partition(status=MirrorStatus.PENDING_STOPPED)
+    p.stop_offset = 5
+    p.trust(4)
+    assert not p.barrier_due
+    assert p.wants_fetch(0.0, QUEUE)
+    p.enqueue(batch(4, 1))
+    assert not p.wants_fetch(0.0, QUEUE), "nothing beyond the end"
+    p.take(QUEUE, KEY, 0)
+    p.appended()
+    assert p.barrier_due
+    assert p.appendable
+    barrier = view(p.take(QUEUE, KEY, 123_456))
+    assert (barrier.producer_epoch, barrier.base_sequence, barrier.count) == (1, 0, 1)
+    assert [(r.key, r.value, r.timestamp) for r in iterate_records(barrier)] == [(KEY, None, 123_456)]
+    p.appended()
+    assert p.phase is Phase.DONE
+    assert p.position == 5
+
+
+def test_a_failover_fetches_no_more() -> None:
+    p = partition(status=MirrorStatus.PENDING_STOPPED, failover=True)
+    p.trust(4)
+    assert not p.wants_fetch(0.0, QUEUE)
+
+
+@pytest.mark.parametrize("status", [MirrorStatus.PAUSED, MirrorStatus.STOPPED, MirrorStatus.FAILED])
+def test_nothing_happens_unless_running(status: MirrorStatus) -> None:
+    p = partition(status=status)
+    p.trust(0)
+    p.enqueue(batch(0, 1))
+    assert not p.appendable
+    assert not p.wants_fetch(0.0, QUEUE)
+
+
+def test_nothing_is_written_before_the_topic_is_known() -> None:
+    p = partition(topic_id=None)
+    p.trust(0)
+    p.enqueue(batch(0, 1))
+    assert not p.appendable
+
+
+def test_fetching_waits_for_room_and_time() -> None:
+    p = partition()
+    p.trust(0)
+    assert p.wants_fetch(0.0, QUEUE)
+    p.fetch_not_before = 2.0
+    assert not p.wants_fetch(1.0, QUEUE)
+    assert p.wants_fetch(2.0, QUEUE)
+    p.enqueue(batch(0, 1))
+    assert not p.wants_fetch(2.0, p.queued_bytes)
+
+
+def test_lag() -> None:
+    p = partition()
+    assert p.lag == 0
+    p.trust(10)
+    p.source_end = 25
+    assert p.lag == 15
+    p.source_end = 3
+    assert p.lag == 0
+
+
+def own_tail(end: int, count: int = 3, epoch: int = 0, pid: int = PID) -> BatchView:
+    data = build_batch(
+        [Record(i, 0, b"k", b"v") for i in range(count)],
+        producer_id=pid,
+        producer_epoch=epoch,
+        base_sequence=sequence_of(end - count),
+    )
+    stored = bytearray(data)
+    stored[0:8] = (end - count).to_bytes(8)
+    return next(iter(read_batches(bytes(stored))))
+
+
+@pytest.mark.parametrize("end", [3, 2**31 - 1, 2**31, 2**31 + 1, 2**33 + 2])
+def test_our_own_tail_is_known(end: int) -> None:
+    assert foreign_tail(own_tail(end), PID, end) is None
+
+
+def test_a_foreign_tail_is_named() -> None:
+    assert "producer id 9" in str(foreign_tail(own_tail(30, pid=9), PID, 30))
+    assert "producer id -1" in str(foreign_tail(own_tail(30, pid=-1), PID, 30))
+    assert "epoch 2" in str(foreign_tail(own_tail(30, epoch=2), PID, 30))
+    assert "ends at 30, the log at 31" in str(foreign_tail(own_tail(30), PID, 31))
+    shifted = own_tail(30)
+    moved = bytearray(shifted.raw)
+    moved[0:8] = (28).to_bytes(8)
+    (late,) = read_batches(bytes(moved))
+    assert "sequence 30" in str(foreign_tail(late, PID, 31))
+
+
+def test_the_barrier_is_ours() -> None:
+    assert foreign_tail(own_tail(30, count=1, epoch=1), PID, 30) is None
