@@ -37,6 +37,12 @@ class Tasks:
         task.add_done_callback(self._done)
         return task
 
+    async def wait(self, timeout_s: float) -> bool:
+        """Waits until every task has ended by itself; False if they have not in time."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=timeout_s)
+        return not self._tasks
+
     async def close(self) -> None:
         """Cancels every task but the calling one and waits until they have ended."""
         self._closing = True

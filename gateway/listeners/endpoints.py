@@ -1,0 +1,54 @@
+"""The ports of a listener and the addresses that its clients are told, port per broker.
+
+All ports of the configured node-id range are bound from the start: a client that knows only a broker's port must
+find it after a restart too, whether or not the cluster is up.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from gateway.config import ListenerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One bound port; `node_id` None is the bootstrap port, behind which any broker answers."""
+
+    host: str
+    port: int
+    node_id: int | None
+
+
+class Endpoints:
+    """The endpoints of one listener."""
+
+    def __init__(self, config: ListenerConfig) -> None:
+        self.bound = (
+            Endpoint(config.bind, config.port, None),
+            *(Endpoint(config.bind, port, node_id) for node_id, port in config.broker_ports().items()),
+        )
+        self._advertised = {node_id: config.advertised_broker(node_id) for node_id in config.node_ids}
+
+    def advertised(self, node_id: int) -> tuple[str, int] | None:
+        """Where clients find that broker; None outside the configured range."""
+        return self._advertised.get(node_id)
+
+
+def bind(endpoint: Endpoint, *, backlog: int) -> socket.socket:
+    """A listening socket, non-blocking; `::` takes IPv4 too where the system can. OSError says which address."""
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    try:
+        bound = socket.create_server(
+            (endpoint.host, endpoint.port),
+            family=family,
+            backlog=backlog,
+            dualstack_ipv6=endpoint.host == "::" and socket.has_dualstack_ipv6(),
+        )
+    except OSError as error:
+        raise OSError(
+            error.errno, f"cannot listen on {endpoint.host} port {endpoint.port}: {error.strerror}"
+        ) from error
+    bound.setblocking(False)
+    return bound

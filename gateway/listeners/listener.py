@@ -1,0 +1,206 @@
+"""Accepts connections at the ports of one listener and runs a session on each.
+
+Accepting goes on whatever happens: without file descriptors it pauses, a failed TLS handshake costs its client only.
+Connections over the limit are closed at once; silent ones after the idle timeout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+
+from gateway import observe
+from gateway.config import LimitsConfig
+from gateway.listeners.endpoints import Endpoint, bind
+from gateway.tasks import Tasks
+from gateway.wire import FrameConnection
+
+log = structlog.get_logger(__name__)
+
+_BACKLOG: Final = 1024
+_ACCEPT_RETRY_S: Final = 0.1
+_COMPLAIN_EVERY_S: Final = 5.0
+# What accept(2) says when the machine, not the client, is at its end; see trio's serve_listeners.
+_OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
+_SWEEPS_PER_IDLE_TIMEOUT: Final = 10
+_MIN_SWEEP_S: Final = 0.05
+
+
+class ListenerSession(Protocol):
+    """What a listener needs of a session."""
+
+    async def run(self) -> None: ...
+    async def drain(self) -> None: ...
+    def close(self, cause: str, reason: str) -> None: ...
+    def abort(self) -> None: ...
+    def idle_s(self) -> float: ...
+
+
+class Listener:
+    """One listener of the configuration: several ports, one TLS context, one limit of connections."""
+
+    def __init__(
+        self,
+        name: str,
+        endpoints: tuple[Endpoint, ...],
+        make_session: Callable[[FrameConnection, int | None], ListenerSession],
+        *,
+        limits: LimitsConfig,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self.name = name
+        self._endpoints = endpoints
+        self._make_session = make_session
+        self._limits = limits
+        self._ssl_context = ssl_context
+        self._acceptors = Tasks(f"listener {name}")
+        self._connections = Tasks(f"connections of {name}")
+        self._sockets: list[socket.socket] = []
+        self._sessions: set[ListenerSession] = set()
+        self._complained_at = float("-inf")
+        self._log = log.bind(listener=name)
+
+    @property
+    def bound(self) -> bool:
+        """Whether all ports are open."""
+        return bool(self._sockets)
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions there are."""
+        return len(self._sessions)
+
+    @property
+    def ports(self) -> dict[int | None, int]:
+        """The bound port per node id, None for the bootstrap port."""
+        return {
+            endpoint.node_id: bound.getsockname()[1]
+            for endpoint, bound in zip(self._endpoints, self._sockets, strict=True)
+        }
+
+    async def start(self) -> None:
+        """Binds every port, or none: OSError says which could not be had."""
+        bound: list[socket.socket] = []
+        try:
+            for endpoint in self._endpoints:
+                bound.append(bind(endpoint, backlog=_BACKLOG))  # noqa: PERF401 - those before a failure get closed
+        except OSError:
+            for each in bound:
+                each.close()
+            raise
+        self._sockets = bound
+        for endpoint, each in zip(self._endpoints, bound, strict=True):
+            self._acceptors.spawn(self._accept(each, endpoint), name=f"accept {endpoint.port}")
+        self._acceptors.spawn(self._sweep_idle(), name="idle sweep")
+        self._log.info("listener.bound", host=self._endpoints[0].host, ports=sorted(self.ports.values()))
+
+    async def stop_accepting(self) -> None:
+        """Closes the ports; sessions go on. Idempotent."""
+        await self._acceptors.close()
+        for each in self._sockets:
+            each.close()
+        self._sockets = []
+
+    async def drain(self, timeout_s: float) -> None:
+        """Closes the ports, lets sessions finish what is in flight, and ends those that take longer."""
+        await self.stop_accepting()
+        for session in list(self._sessions):
+            await session.drain()
+        if not await self._connections.wait(timeout_s):
+            self._log.warning("listener.drain_incomplete", sessions=len(self._sessions), timeout_s=timeout_s)
+        for session in list(self._sessions):
+            session.abort()
+        await self._connections.close()
+
+    async def _accept(self, listening: socket.socket, endpoint: Endpoint) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, address = await loop.sock_accept(listening)
+            except OSError as error:
+                # Anything else is about one connection that is gone already (ECONNABORTED and the like).
+                if error.errno in _OUT_OF_RESOURCES:
+                    self._complain(error)
+                    await asyncio.sleep(_ACCEPT_RETRY_S)
+                continue
+            if len(self._connections) >= self._limits.max_connections:
+                accepted.close()
+                observe.connections_refused.labels(self.name, "limit").inc()
+                self._log.warning("connection.refused", peer=address[0], limit=self._limits.max_connections)
+                continue
+            self._connections.spawn(
+                self._serve(accepted, endpoint.node_id), name=f"{address[0]}:{address[1]}"
+            )
+
+    def _complain(self, error: OSError) -> None:
+        now = time.monotonic()
+        if now - self._complained_at >= _COMPLAIN_EVERY_S:
+            self._complained_at = now
+            self._log.error("listener.cannot_accept", error=str(error), connections=len(self._connections))
+
+    async def _serve(self, accepted: socket.socket, node_id: int | None) -> None:
+        observe.connections_total.labels(self.name).inc()
+        with observe.connections_open.labels(self.name).track_inprogress():
+            wire = await self._connect(accepted)
+            if wire is None:
+                return
+            session = self._make_session(wire, node_id)
+            self._sessions.add(session)
+            try:
+                await session.run()
+            finally:
+                self._sessions.discard(session)
+
+    async def _connect(self, accepted: socket.socket) -> FrameConnection | None:
+        """The connection with its TLS handshake done; None if the client could not do it."""
+        peer = "unknown"
+        try:
+            peer = str(accepted.getpeername()[0])
+            _tune(accepted)
+            wire = FrameConnection(
+                max_frame_bytes=self._limits.max_frame_bytes_before_authentication,
+                name=f"client at {self.name}",
+            )
+            handshake_s = self._limits.authentication_timeout_ms / 1000
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: wire,
+                accepted,
+                ssl=self._ssl_context,
+                ssl_handshake_timeout=handshake_s if self._ssl_context else None,
+            )
+        except OSError as error:
+            # ssl.SSLError is an OSError, as are resets and the handshake's timeout.
+            accepted.close()
+            observe.connections_refused.labels(self.name, "tls" if self._ssl_context else "lost").inc()
+            self._log.info("connection.handshake_failed", peer=peer, error=str(error) or type(error).__name__)
+            return None
+        except BaseException:
+            accepted.close()
+            raise
+        return wire
+
+    async def _sweep_idle(self) -> None:
+        timeout_s = self._limits.idle_timeout_ms / 1000
+        while True:
+            await asyncio.sleep(max(timeout_s / _SWEEPS_PER_IDLE_TIMEOUT, _MIN_SWEEP_S))
+            for session in list(self._sessions):
+                if session.idle_s() > timeout_s:
+                    session.close("idle", f"silent for {timeout_s} s")
+
+
+def _tune(accepted: socket.socket) -> None:
+    accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # A client that vanished without a word must not hold its session for ever.
+    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        option = getattr(socket, name, None)
+        if option is not None:
+            accepted.setsockopt(socket.IPPROTO_TCP, option, value)
