@@ -1,4 +1,4 @@
-"""Secrets in the state topic: AES-256-GCM under a key that never leaves the gateways' files (NIST SP 800-38D)."""
+"""Secrets in the state topic: AES-256-GCM (NIST SP 800-38D) under a key from a file of the gateways."""
 
 import base64
 import os

@@ -1,0 +1,405 @@
+"""The bodies of the REST API, as the cluster linking contract has them, made of what the links show."""
+
+import base64
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Final
+from urllib.parse import quote
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.links.configs import ConfigView
+from gateway.links.requests import AlterResult, LinkView, MirrorView, PartitionLag, TaskView
+from gateway.state.records import LinkMode, MirrorStatus, MirrorTopicError, UserRecord
+
+API: Final = "/kafka/v3/clusters"
+
+_CATEGORIES: Final[Mapping[MirrorStatus, str]] = {
+    MirrorStatus.ACTIVE: "ACTIVE",
+    MirrorStatus.PAUSED: "PAUSED",
+    MirrorStatus.LINK_PAUSED: "PAUSED",
+    MirrorStatus.FAILED: "IN_ERROR",
+    MirrorStatus.LINK_FAILED: "IN_ERROR",
+    MirrorStatus.SOURCE_UNAVAILABLE: "IN_ERROR",
+    MirrorStatus.PENDING_STOPPED: "PENDING",
+    MirrorStatus.PENDING_MIRROR: "PENDING",
+    MirrorStatus.STOPPED: "NOT_APPLICABLE",
+}
+
+
+# --- requests ----------------------------------------------------------------------------------------
+
+
+class _Request(BaseModel):
+    # Bodies may carry passwords, also where they do not belong.
+    model_config = ConfigDict(hide_input_in_errors=True, strict=True)
+
+
+class ConfigData(_Request):
+    """One config of a link or topic to be created."""
+
+    name: str
+    value: str | None
+
+
+class CreateLinkBody(_Request):
+    """CreateLinkRequestData."""
+
+    source_cluster_id: str | None = None
+    destination_cluster_id: str | None = None
+    remote_cluster_id: str | None = None
+    cluster_link_id: str | None = None
+    configs: list[ConfigData] = Field(default_factory=list, repr=False)
+
+
+class CreateMirrorBody(_Request):
+    """CreateMirrorTopicRequestData."""
+
+    source_topic_name: str
+    mirror_topic_name: str | None = None
+    replication_factor: Annotated[int, Field(ge=1, le=2**15 - 1)] | None = None
+    configs: list[ConfigData] = Field(default_factory=list)
+
+
+class AlterMirrorsBody(_Request):
+    """AlterMirrorsRequestData: names, or a pattern."""
+
+    mirror_topic_names: list[str] | None = None
+    mirror_topic_name_pattern: str | None = None
+
+
+class CreateUserBody(_Request):
+    """A user and its password."""
+
+    name: str
+    password: str = Field(repr=False)
+
+
+# --- responses ---------------------------------------------------------------------------------------
+
+
+class Error(BaseModel):
+    """Every refusal."""
+
+    error_code: int
+    message: str
+
+
+class ResourceMetadata(BaseModel):
+    """Where a thing is found; URLs are absolute."""
+
+    self: str
+    resource_name: str | None = None
+
+
+class CollectionMetadata(BaseModel):
+    """Where a collection is found. Ours come in one piece."""
+
+    self: str
+    next: str | None = None
+
+
+class ClusterData(BaseModel):
+    """The cluster that this gateway fronts."""
+
+    kind: str = "KafkaCluster"
+    metadata: ResourceMetadata
+    cluster_id: str
+
+
+class ClusterDataList(BaseModel):
+    """A list of the one cluster."""
+
+    kind: str = "KafkaClusterList"
+    metadata: CollectionMetadata
+    data: list[ClusterData]
+
+
+class TaskErrorData(BaseModel):
+    """LinkTaskError."""
+
+    error_code: str
+    error_message: str
+
+
+class TaskData(BaseModel):
+    """LinkTask."""
+
+    task_name: str
+    state: str
+    errors: list[TaskErrorData]
+
+
+class CategoryData(BaseModel):
+    """LinkCategory: how many mirror topics of the link are in such a state."""
+
+    state_category: str
+    count: int
+
+
+class LinkData(BaseModel):
+    """ListLinksResponseData."""
+
+    kind: str = "KafkaLinkData"
+    metadata: ResourceMetadata
+    source_cluster_id: str | None
+    destination_cluster_id: str | None
+    remote_cluster_id: str | None
+    link_name: str
+    link_id: str
+    cluster_link_id: str
+    topic_names: list[str]
+    link_error: str
+    link_error_message: str | None
+    link_state: str
+    tasks: list[TaskData] | None
+    category_counts: list[CategoryData]
+
+
+class LinkDataList(BaseModel):
+    """ListLinksResponseDataList."""
+
+    kind: str = "KafkaLinkDataList"
+    metadata: CollectionMetadata
+    data: list[LinkData]
+
+
+class LinkConfigData(BaseModel):
+    """ListLinkConfigsResponseData. The value is null for a secret, and where there is none."""
+
+    kind: str = "KafkaLinkConfigData"
+    metadata: ResourceMetadata
+    cluster_id: str
+    name: str
+    value: str | None
+    is_default: bool
+    is_read_only: bool
+    is_sensitive: bool
+    source: str
+    synonyms: list[str]
+    link_name: str
+
+
+class LinkConfigDataList(BaseModel):
+    """ListLinkConfigsResponseDataList."""
+
+    kind: str = "KafkaLinkConfigDataList"
+    metadata: CollectionMetadata
+    data: list[LinkConfigData]
+
+
+class LagData(BaseModel):
+    """MirrorLag."""
+
+    partition: int
+    lag: int
+    last_source_fetch_offset: int
+
+
+class MirrorData(BaseModel):
+    """ListMirrorTopicsResponseData."""
+
+    kind: str = "KafkaMirrorData"
+    metadata: ResourceMetadata
+    link_name: str
+    mirror_topic_name: str
+    source_topic_name: str
+    num_partitions: int
+    mirror_lags: list[LagData]
+    mirror_status: str
+    mirror_topic_error: str
+    state_time_ms: int
+    mirror_state_transition_errors: list[TaskErrorData]
+
+
+class MirrorDataList(BaseModel):
+    """ListMirrorTopicsResponseDataList."""
+
+    kind: str = "KafkaMirrorDataList"
+    metadata: CollectionMetadata
+    data: list[MirrorData]
+
+
+class AlterMirrorData(BaseModel):
+    """AlterMirrorStatusResponseData; the last two fields belong to a verb that we do not have."""
+
+    kind: str = "AlterMirrorsData"
+    metadata: ResourceMetadata
+    mirror_topic_name: str
+    error_code: int | None
+    error_message: str | None
+    mirror_lags: list[LagData]
+    messages_truncated: int | None = None
+    partition_level_truncation_data: list[object] = Field(default_factory=list)
+
+
+class AlterMirrorDataList(BaseModel):
+    """AlterMirrorStatusResponseDataList. The kind is the same for all verbs."""
+
+    kind: str = "KafkaPromoteMirror"
+    metadata: CollectionMetadata
+    data: list[AlterMirrorData]
+
+
+class UserData(BaseModel):
+    """A user, without anything about its password."""
+
+    kind: str = "CausewayUser"
+    metadata: ResourceMetadata
+    name: str
+    mechanisms: list[str]
+
+
+class UserDataList(BaseModel):
+    """All users in the state topic."""
+
+    kind: str = "CausewayUserList"
+    metadata: CollectionMetadata
+    data: list[UserData]
+
+
+# --- from what we hold -------------------------------------------------------------------------------
+
+
+class Urls:
+    """Absolute URLs of what one cluster has."""
+
+    def __init__(self, base_url: str, cluster_id: str) -> None:
+        self.base = base_url.rstrip("/")
+        self.cluster_id = cluster_id
+
+    def clusters(self) -> str:
+        """The list of clusters."""
+        return f"{self.base}{API}"
+
+    def of(self, *parts: str) -> str:
+        """Something of the cluster, by the parts of its path."""
+        return "/".join([self.clusters(), *(quote(part, safe="-:") for part in (self.cluster_id, *parts))])
+
+
+def cluster_list(urls: Urls) -> ClusterDataList:
+    """The one cluster as a list."""
+    return ClusterDataList(metadata=CollectionMetadata(self=urls.clusters()), data=[cluster(urls)])
+
+
+def cluster(urls: Urls) -> ClusterData:
+    """The fronted cluster."""
+    name = f"crn:///kafka={urls.cluster_id}"
+    return ClusterData(
+        metadata=ResourceMetadata(self=urls.of(), resource_name=name), cluster_id=urls.cluster_id
+    )
+
+
+def link(urls: Urls, view: LinkView, mirrors: Sequence[MirrorView], *, include_tasks: bool) -> LinkData:
+    """A link; the cluster at its other end is what is named, as Confluent's servers do since 7.1."""
+    record = view.record
+    is_source = record.link_mode is LinkMode.SOURCE
+    counts = Counter(_CATEGORIES[mirror.record.status] for mirror in mirrors)
+    return LinkData(
+        metadata=ResourceMetadata(self=urls.of("links", record.link_name)),
+        source_cluster_id=None if is_source else record.source_cluster_id,
+        destination_cluster_id=record.destination_cluster_id if is_source else None,
+        remote_cluster_id=None,
+        link_name=record.link_name,
+        link_id=_uuid_text(record.cluster_link_id),
+        cluster_link_id=record.cluster_link_id,
+        topic_names=list(view.topic_names),
+        link_error=view.link_error,
+        link_error_message=view.link_error_message,
+        link_state=view.link_state,
+        tasks=[_task(task) for task in view.tasks] if include_tasks else None,
+        category_counts=[CategoryData(state_category=name, count=counts[name]) for name in sorted(counts)],
+    )
+
+
+def link_config(urls: Urls, link_name: str, view: ConfigView) -> LinkConfigData:
+    """One config of a link."""
+    return LinkConfigData(
+        metadata=ResourceMetadata(self=urls.of("links", link_name, "configs", view.name)),
+        cluster_id=urls.cluster_id,
+        name=view.name,
+        value=view.value,
+        is_default=view.is_default,
+        is_read_only=view.is_read_only,
+        is_sensitive=view.is_sensitive,
+        source="DEFAULT_CONFIG" if view.is_default else "DYNAMIC_CLUSTER_LINK_CONFIG",
+        synonyms=[],
+        link_name=link_name,
+    )
+
+
+def mirror(urls: Urls, view: MirrorView, *, include_errors: bool) -> MirrorData:
+    """A mirror topic; its error message is shown as a state transition error."""
+    record = view.record
+    errors = []
+    if include_errors and record.error_message is not None:
+        code = MirrorTopicError.UNKNOWN if record.error is MirrorTopicError.NO_ERROR else record.error
+        errors.append(TaskErrorData(error_code=code, error_message=record.error_message))
+    return MirrorData(
+        metadata=ResourceMetadata(
+            self=urls.of("links", record.link_name, "mirrors", record.mirror_topic_name)
+        ),
+        link_name=record.link_name,
+        mirror_topic_name=record.mirror_topic_name,
+        source_topic_name=record.source_topic_name,
+        num_partitions=record.num_partitions,
+        mirror_lags=_lags(view.lags),
+        mirror_status=record.status,
+        mirror_topic_error=record.error,
+        state_time_ms=record.state_time_ms,
+        mirror_state_transition_errors=errors,
+    )
+
+
+def alter_results(urls: Urls, link_name: str, results: Sequence[AlterResult]) -> AlterMirrorDataList:
+    """What became of a verb, topic by topic."""
+    path = ("links", link_name, "mirrors")
+    return AlterMirrorDataList(
+        metadata=CollectionMetadata(self=urls.of(*path)),
+        data=[
+            AlterMirrorData(
+                metadata=ResourceMetadata(self=urls.of(*path, result.mirror_topic_name)),
+                mirror_topic_name=result.mirror_topic_name,
+                error_code=result.error_code,
+                error_message=result.error_message,
+                mirror_lags=_lags(result.lags),
+            )
+            for result in results
+        ],
+    )
+
+
+def user(base_url: str, record: UserRecord) -> UserData:
+    """A user."""
+    url = f"{base_url.rstrip('/')}/causeway/v1/users/{quote(record.name, safe='')}"
+    return UserData(metadata=ResourceMetadata(self=url), name=record.name, mechanisms=sorted(record.scram))
+
+
+def user_list(base_url: str, records: Sequence[UserRecord]) -> UserDataList:
+    """Users."""
+    url = f"{base_url.rstrip('/')}/causeway/v1/users"
+    return UserDataList(
+        metadata=CollectionMetadata(self=url), data=[user(base_url, record) for record in records]
+    )
+
+
+def _task(view: TaskView) -> TaskData:
+    errors = [TaskErrorData(error_code=e.error_code, error_message=e.error_message) for e in view.errors]
+    return TaskData(task_name=view.task_name, state=view.state, errors=errors)
+
+
+def _lags(lags: Sequence[PartitionLag]) -> list[LagData]:
+    return [
+        LagData(
+            partition=each.partition, lag=each.lag, last_source_fetch_offset=each.last_source_fetch_offset
+        )
+        for each in lags
+    ]
+
+
+def _uuid_text(kafka_uuid: str) -> str:
+    try:
+        return str(UUID(bytes=base64.urlsafe_b64decode(kafka_uuid + "==")))
+    except ValueError:
+        return ""
