@@ -1,0 +1,118 @@
+"""Fixtures for every test: certificates, names, and real Kafka clusters that a test session shares."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from certs.make_certs import TestAuthority
+from compose.kafka import DEFAULT_VERSION, ROOT, KafkaCluster
+from compose.settings import Security
+
+_SLOW = (ROOT / "tests" / "compose", ROOT / "tests" / "e2e")
+_FAILED = pytest.StashKey[bool]()
+
+
+class Clusters(Protocol):
+    """Starts a cluster, or returns the running one with the same settings."""
+
+    def __call__(
+        self,
+        version: str = DEFAULT_VERSION,
+        brokers: int = 1,
+        security: Security = "PLAINTEXT",
+        *,
+        authorizer: bool = False,
+        config: dict[str, str] | None = None,
+        **more: Any,
+    ) -> KafkaCluster: ...
+
+
+def _is_slow(path: Path) -> bool:
+    return any(path.is_relative_to(directory) for directory in _SLOW)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests without Kafka come first: they find most mistakes, in seconds."""
+    items.sort(key=lambda item: _is_slow(item.path))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Unit tests run their loops in debug mode; end-to-end tests measure and move too much for that."""
+    item.config.option.asyncio_debug = not _is_slow(item.path)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Remembers a failure, so that fixtures know whether logs are wanted."""
+    report = yield
+    item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed
+    return report
+
+
+def has_failed(request: pytest.FixtureRequest) -> bool:
+    """Whether the test of a function-scoped fixture has failed so far."""
+    return bool(request.node.stash.get(_FAILED, False))
+
+
+@pytest.fixture(scope="session")
+def authority() -> TestAuthority:
+    """The test authority that brokers' certificates come from too."""
+    return TestAuthority(ROOT / "build" / "certs")
+
+
+@pytest.fixture
+def unique_name(request: pytest.FixtureRequest) -> Callable[[], str]:
+    """Makes names for topics, groups and links that no other test has."""
+    stem = request.node.originalname.removeprefix("test_").replace("_", "-")[:40]
+    return lambda: f"{stem}-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture(scope="session")
+def clusters(request: pytest.FixtureRequest) -> Iterator[Clusters]:
+    """Clusters that live until the session ends: isolate by names, and leave the brokers alone."""
+    running: dict[str, KafkaCluster] = {}
+
+    def start(*arguments: Any, **settings: Any) -> KafkaCluster:
+        key = repr((arguments, sorted(settings.items())))
+        if key not in running:
+            running[key] = KafkaCluster.start(*arguments, **settings)
+        return running[key]
+
+    yield start
+    for cluster in running.values():
+        if request.session.testsfailed:
+            cluster.save_logs()
+        cluster.close()
+
+
+@pytest.fixture
+def own_cluster(request: pytest.FixtureRequest) -> Iterator[Clusters]:
+    """Clusters for one test only, which may kill, stop and pause their brokers."""
+    running: list[KafkaCluster] = []
+
+    def start(*arguments: Any, **settings: Any) -> KafkaCluster:
+        cluster = KafkaCluster.start(*arguments, **settings)
+        running.append(cluster)
+        return cluster
+
+    yield start
+    for cluster in running:
+        if has_failed(request):
+            cluster.save_logs()
+        cluster.close()
+
+
+@pytest.fixture(scope="session")
+def kafka_430(clusters: Clusters) -> KafkaCluster:
+    """One broker of 4.3.0, PLAINTEXT."""
+    return clusters("4.3.0")
+
+
+@pytest.fixture(scope="session")
+def kafka_391(clusters: Clusters) -> KafkaCluster:
+    """One broker of 3.9.1, PLAINTEXT."""
+    return clusters("3.9.1")
