@@ -43,7 +43,7 @@ class FetchTopic:
 
     name: str
     topic_id: UUID | None
-    partitions: Sequence[FetchPartition]
+    partitions: list[FetchPartition]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +104,8 @@ def decode_fetch(version: int, body: memoryview) -> tuple[int, list[FetchedParti
     reader.take(4)
     partitions: list[FetchedPartition] = []
     for _ in reader.items(flexible):
-        topic: str | UUID
-        if version >= FETCH_BY_ID:
-            topic = UUID(bytes=bytes(reader.take(16)))
-        else:
-            topic = reader.string(flexible)
+        by_id = version >= FETCH_BY_ID
+        topic = UUID(bytes=bytes(reader.take(16))) if by_id else reader.string(flexible)
         partitions.extend(_fetched(reader, topic, flexible) for _ in reader.items(flexible))
         reader.tags(flexible)
     reader.tags(flexible)
@@ -138,7 +135,7 @@ class ProduceTopic:
 
     name: str
     topic_id: UUID | None
-    batches: Sequence[tuple[int, bytes | bytearray | memoryview]]
+    batches: list[tuple[int, bytes | bytearray | memoryview]]
 
 
 def encode_produce(

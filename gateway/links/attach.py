@@ -1,4 +1,4 @@
-"""The source half of a source-initiated link: it dials the destination gateway and serves what is asked there.
+"""The source half of a source-initiated link: dials the destination gateway and serves what it asks.
 
 Every slot keeps one connection parked: dial like any client, `LinkAttach`, answer keep-alives, and when
 `LinkBind` comes hand the connection to a bound session and dial the next. Nothing here listens.
@@ -97,7 +97,7 @@ class SourceHalf:
             await self._tasks.close()
 
     async def attach(self) -> tuple[BrokerConnection, LinkAttachResponse]:
-        """Dial and attach once. DialError (AttachRefused if the gateway said no); the caller owns the connection."""
+        """Dial and attach once; the caller owns the connection. DialError; AttachRefused is its no."""
         host, port = self._bootstrap_servers[self._turn % len(self._bootstrap_servers)]
         self._turn += 1
         connection = await dial(

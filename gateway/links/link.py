@@ -8,17 +8,18 @@ import base64
 import re
 import secrets as random_source
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
+
 import structlog
 
 from gateway.links import errors
 from gateway.links.attach import AttachRefused, ServeBound, SourceHalf, Versions
 from gateway.links.configs import LinkConfig, is_sensitive, validate
 from gateway.links.errors import LinkError
-from gateway.links.mirror_state import Action, IllegalTransition, is_read_only, next_status
-from gateway.links.mirror_topics import MAX_TOPIC_NAME, mirror_configs, promoted_configs, source_values
+from gateway.links.mirror_topics import MAX_TOPIC_NAME
+from gateway.links.mirrors import Mirrors
 from gateway.links.replicator import TRANSPORT_ERRORS, Replicator
 from gateway.links.requests import (
     AlterResult,
@@ -29,7 +30,6 @@ from gateway.links.requests import (
     LinkView,
     MirrorVerb,
     MirrorView,
-    PartitionLag,
 )
 from gateway.links.runtime import LinkRuntime
 from gateway.security.principals import Principal
@@ -38,22 +38,13 @@ from gateway.state.records import (
     Delete,
     LinkMode,
     LinkRecord,
-    MirrorRecord,
     MirrorStatus,
-    MirrorTopicError,
     Record,
     State,
 )
 from gateway.state.secrets import Secrets, SecretsError
-from gateway.state.store import StateUnavailable, Store
+from gateway.state.store import Store
 from gateway.tasks import Tasks
-from gateway.upstreams.admin import (
-    TopicConfig,
-    alter_topic_configs,
-    create_topic,
-    describe_topic_configs,
-    init_producer_id,
-)
 from gateway.upstreams.cluster import Cluster, DialConnector
 from gateway.upstreams.dialer import Security
 from gateway.upstreams.errors import DialError, KafkaError
@@ -63,23 +54,14 @@ from protocol.reverse import LinkAttachRequest, LinkAttachResponse
 
 log = structlog.get_logger(__name__)
 
-RESERVED_PREFIX: Final = "_causeway"
-TOPIC_NAME: Final = re.compile(r"[a-zA-Z0-9._-]+")
+LINK_NAME: Final = re.compile(r"[a-zA-Z0-9._-]+")
 FORCED_DELETE_TIMEOUT_S: Final = 30.0
-TOPIC_SETTLE_S: Final = 10.0
 
 INCONSISTENT_CLUSTER_ID: Final = 104
 RESOURCE_NOT_FOUND: Final = 91
 CLUSTER_AUTHORIZATION_FAILED: Final = 31
 INVALID_REQUEST: Final = 42
 NOT_CONTROLLER_YET: Final = 14
-
-VERBS: Final[Mapping[MirrorVerb, Action]] = {
-    "promote": Action.PROMOTE,
-    "failover": Action.FAILOVER,
-    "pause": Action.PAUSE,
-    "resume": Action.RESUME,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +87,23 @@ class Links:
         self._store = services.store
         self._services = services
         self._runtimes: dict[str, LinkRuntime] = {}
+        self._mirrors = Mirrors(self._store, self._cluster, self._runtimes, self._follow)
         self._tasks = Tasks("links")
         self._changed = asyncio.Event()
+        self._following = asyncio.Lock()
 
     # Life.
 
     async def start(self) -> None:
         """Start every link of the state, and follow the state from now on."""
         self._store.subscribe(lambda _: self._changed.set())
-        await self._follow(self._store.state)
+        await self._follow()
         self._tasks.spawn(self._follow_for_ever(), name="follow the state")
 
     async def close(self) -> None:
         """Stop every link. Idempotent."""
         await self._tasks.close()
+        await self._mirrors.close()
         for runtime in self._runtimes.values():
             await runtime.close()
         self._runtimes.clear()
@@ -127,9 +112,14 @@ class Links:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            await self._follow(self._store.state)
+            await self._follow()
 
-    async def _follow(self, state: State) -> None:
+    async def _follow(self) -> None:
+        # The state may change again meanwhile, and several may wish to follow it.
+        async with self._following:
+            await self._follow_state(self._store.state)
+
+    async def _follow_state(self, state: State) -> None:
         for name, runtime in list(self._runtimes.items()):
             record = state.links.get(name)
             if record is None or record.cluster_link_id != runtime.record.cluster_link_id:
@@ -150,9 +140,7 @@ class Links:
                 runtime.replicator.update(mirrors)
                 for mirror in mirrors:
                     if mirror.topic_id is None and mirror.status is MirrorStatus.ACTIVE:
-                        self._tasks.spawn(
-                            self._finish_creation(mirror), name=f"create {mirror.mirror_topic_name}"
-                        )
+                        self._mirrors.finish_creation(mirror)
 
     def _runtime(self, record: LinkRecord) -> LinkRuntime:
         config = self._config(record)
@@ -177,7 +165,7 @@ class Links:
                     expected_cluster_id=record.source_cluster_id,
                 )
             )
-        replicator = Replicator(record.link_name, source, self._cluster, record.filler_key, self)
+        replicator = Replicator(record.link_name, source, self._cluster, record.filler_key, self._mirrors)
         return LinkRuntime(record, source=source, pool=pool, replicator=replicator)
 
     def _source_half(
@@ -202,9 +190,10 @@ class Links:
     def _config(self, record: LinkRecord) -> LinkConfig:
         secrets = self._services.secrets
         try:
-            return validate({k: secrets.decrypt(v) if is_sensitive(k) else v for k, v in record.configs.items()})
+            configs = {k: secrets.decrypt(v) if is_sensitive(k) else v for k, v in record.configs.items()}
         except SecretsError as error:
             raise errors.invalid_request(f"Cluster link '{record.link_name}': {error}") from error
+        return validate(configs)
 
     # Links.
 
@@ -212,7 +201,7 @@ class Links:
         """Make a half of a link. With `validate_link` the other side must be there and agree."""
         config = validate(request.configs)
         name = request.link_name
-        if not TOPIC_NAME.fullmatch(name) or len(name) > MAX_TOPIC_NAME:
+        if not LINK_NAME.fullmatch(name) or len(name) > MAX_TOPIC_NAME:
             raise errors.invalid_request(
                 f"Cluster link name '{name}' is not valid: letters, digits, '.', '_' and '-', at most 249."
             )
@@ -263,8 +252,7 @@ class Links:
                 raise errors.link_exists(name)
             return [record]
 
-        await self._write(add)
-        await self._follow(self._store.state)
+        await self._mirrors.write(add)
 
     async def _validate_destination(self, name: str, config: LinkConfig) -> str:
         half = self._source_half(name, None, config, self._cluster)
@@ -302,7 +290,7 @@ class Links:
         """One link as it stands."""
         record = self._link(link_name)
         runtime = self._runtimes.get(link_name)
-        topics = sorted(m.mirror_topic_name for m in self._mirrors_of(record))
+        topics = [m.mirror_topic_name for m in self._mirrors.of(record)]
         if runtime is None:
             return LinkView(record, LinkState.FAILED, LinkErrorKind.UNKNOWN, "see the gateway's log", topics)
         return LinkView(record, *runtime.health(), topics, runtime.tasks())
@@ -313,14 +301,10 @@ class Links:
             raise errors.link_not_found(link_name)
         return record
 
-    def _mirrors_of(self, link: LinkRecord) -> list[MirrorRecord]:
-        mirrors = self._store.state.mirrors.values()
-        return [m for m in mirrors if m.cluster_link_id == link.cluster_link_id]
-
     async def delete_link(self, link_name: str, *, force: bool, validate_only: bool) -> None:
-        """Delete this half. Mirrors that have not stopped forbid it; with `force` they are failed over first."""
+        """Delete this half. Mirrors that have not stopped forbid it; `force` fails them over first."""
         record = self._link(link_name)
-        live = [m.mirror_topic_name for m in self._mirrors_of(record) if m.status is not MirrorStatus.STOPPED]
+        live = [m.mirror_topic_name for m in self._mirrors.of(record) if m.status is not MirrorStatus.STOPPED]
         if live and not force:
             raise errors.link_in_use(link_name, live)
         if validate_only:
@@ -337,169 +321,45 @@ class Links:
             ]
             return [Delete("link", link_name), *(Delete("mirror", name) for name in dead)]
 
-        await self._write(remove)
-        await self._follow(self._store.state)
+        await self._mirrors.write(remove)
 
     async def _fail_over_all(self, record: LinkRecord) -> None:
-        names = [m.mirror_topic_name for m in self._mirrors_of(record) if m.status is not MirrorStatus.FAILED]
+        names = [m.mirror_topic_name for m in self._mirrors.of(record) if m.status is not MirrorStatus.FAILED]
         await self.alter_mirrors("failover", record.link_name, names, None, False)
         deadline = time.monotonic() + FORCED_DELETE_TIMEOUT_S
         ended = (MirrorStatus.STOPPED, MirrorStatus.FAILED)
-        while any(m.status not in ended for m in self._mirrors_of(record)):
+        while any(m.status not in ended for m in self._mirrors.of(record)):
             if time.monotonic() > deadline:
                 raise errors.state_unavailable(
-                    f"Mirror topics of '{record.link_name}' could not be failed over in "
-                    f"{FORCED_DELETE_TIMEOUT_S:.0f} s; is the destination cluster in order? The link was not deleted."
+                    f"Cluster link '{record.link_name}' was not deleted: its mirror topics could not be "
+                    f"failed over in {FORCED_DELETE_TIMEOUT_S:.0f} s. Is the destination cluster in order?"
                 )
             await asyncio.sleep(0.1)
 
     # Mirror topics.
 
     async def create_mirror(self, link_name: str, request: CreateMirror) -> None:
-        """Make a mirror topic: its record first, then the topic, so that nobody takes it for an ordinary one."""
+        """Make a mirror topic on the destination half."""
         link = self._link(link_name)
-        runtime = self._runtimes.get(link_name)
-        if runtime is None or runtime.replicator is None or runtime.source is None:
-            raise errors.invalid_request(
-                f"Cluster link '{link_name}' is the source half; mirror topics are made on the destination."
-            )
-        source_name = request.source_topic_name
-        name = self._config(link).prefix + source_name
-        if request.mirror_topic_name not in (None, name):
-            raise errors.unsupported("Topic renaming for mirroring not yet supported")
-        _check_topic_name(name)
-        _check_topic_name(source_name)
-        if name in self._store.state.mirrors:
-            raise errors.topic_exists(name)
-        try:
-            record = await self._plan_mirror(link, runtime.source, name, request)
-        except TRANSPORT_ERRORS as error:
-            raise LinkError(
-                503,
-                50003,
-                f"Cluster link '{link_name}': the source or the destination does not answer: {error}",
-            ) from error
-
-        def add(state: State) -> list[Record | Delete]:
-            if link_name not in state.links:
-                raise errors.link_not_found(link_name)
-            if name in state.mirrors:
-                raise errors.topic_exists(name)
-            return [record]
-
-        await self._write(add)
-        try:
-            await self._create_topic(record, request)
-        except (LinkError, *TRANSPORT_ERRORS) as error:
-            await self._write(lambda _: [Delete("mirror", name)])
-            if isinstance(error, LinkError):
-                raise
-            raise LinkError(500, 50002, f"Topic '{name}' could not be created: {error}") from error
-
-    async def _plan_mirror(
-        self, link: LinkRecord, source: Cluster, name: str, request: CreateMirror
-    ) -> MirrorRecord:
-        source_name = request.source_topic_name
-        topic = (await source.metadata([source_name])).topics.get(source_name)
-        if topic is None or topic.error_code == 3:
-            raise errors.invalid_request(f"Topic '{source_name}' does not exist at the source.")
-        if topic.error_code:
-            raise errors.invalid_request(
-                f"The source does not show topic '{source_name}' (error {topic.error_code}); "
-                "may the link's principal describe it?"
-            )
-        own = (await self._cluster.metadata([name])).topics.get(name)
-        if own is not None and own.error_code == 0:
-            raise errors.topic_exists(name)
-        configs = _by_value(await describe_topic_configs(source, source_name))
-        return MirrorRecord(
-            link_name=link.link_name,
-            cluster_link_id=link.cluster_link_id,
-            filler_key=link.filler_key,
-            mirror_topic_name=name,
-            source_topic_name=source_name,
-            num_partitions=len(topic.partitions),
-            replication_factor=request.replication_factor,
-            configs=source_values(configs),
-            source_topic_id=topic.topic_id,
-            producer_id=await init_producer_id(self._cluster),
-            state_time_ms=_now_ms(),
-        )
-
-    async def _create_topic(self, record: MirrorRecord, request: CreateMirror | None) -> None:
-        """Make the topic of a record that has none, and note its id."""
-        name = record.mirror_topic_name
-        source = self._runtimes[record.link_name].source
-        assert source is not None
-        configs = _by_value(await describe_topic_configs(source, record.source_topic_name))
-        known = await self._known_configs()
-        wanted = mirror_configs(configs, known, request.configs if request else {})
-        try:
-            topic_id = await create_topic(
-                self._cluster, name, record.num_partitions, record.replication_factor or -1, wanted
-            )
-        except KafkaError as error:
-            if error.code == 36:
-                raise errors.topic_exists(name) from error
-            raise errors.invalid_request(f"Topic '{name}' cannot be created: {error}") from error
-        deadline = time.monotonic() + TOPIC_SETTLE_S
-        while topic_id is None and time.monotonic() < deadline:
-            topic = (await self._cluster.metadata([name])).topics.get(name)
-            topic_id = topic.topic_id if topic is not None else None
-            await asyncio.sleep(0.1)
-        if topic_id is None:
-            raise errors.invalid_request("The destination gives no topic ids; it must be Kafka 2.8 or later.")
-        await self._change(name, topic_id=topic_id)
-        await self._follow(self._store.state)
-
-    async def _known_configs(self) -> list[str]:
-        return list(await describe_topic_configs(self._cluster, f"{RESERVED_PREFIX}-state"))
-
-    async def _finish_creation(self, record: MirrorRecord) -> None:
-        # Whoever wrote the record may have died before it made the topic; give it the time to do so itself.
-        await asyncio.sleep(TOPIC_SETTLE_S)
-        name = record.mirror_topic_name
-        current = self._store.state.mirrors.get(name)
-        if current != record:
-            return
-        try:
-            topic = (await self._cluster.metadata([name])).topics.get(name)
-            if topic is None or topic.error_code == 3:
-                await self._create_topic(record, None)
-            elif topic.topic_id is not None:
-                # The name was free when the record was written, and clients cannot write to it since: the
-                # replicator's look at the log tells whether somebody else did.
-                await self._change(name, topic_id=topic.topic_id)
-        except (LinkError, *TRANSPORT_ERRORS) as error:
-            log.warning("mirror_topic_not_created", topic=name, error=str(error))
-            self._changed.set()
+        await self._mirrors.create(link, self._config(link).prefix, request)
 
     def mirrors(self, link_name: str | None, status: MirrorStatus | None) -> list[MirrorView]:
         """Mirror topics of one link, or of all."""
-        links = [self._link(link_name)] if link_name is not None else self._store.state.links.values()
-        records = [m for link in links for m in self._mirrors_of(link)]
-        views = [self._mirror_view(record) for record in sorted(records, key=lambda m: m.mirror_topic_name)]
+        state = self._store.state
+        links = (
+            [self._link(link_name)]
+            if link_name is not None
+            else [state.links[n] for n in sorted(state.links)]
+        )
+        views = [self._mirrors.view(record) for link in links for record in self._mirrors.of(link)]
         return [view for view in views if status is None or view.record.status is status]
 
     def mirror(self, link_name: str, mirror_topic_name: str) -> MirrorView:
         """One mirror topic as it stands."""
-        link = self._link(link_name)
-        record = self._store.state.mirrors.get(mirror_topic_name)
-        if record is None or record.cluster_link_id != link.cluster_link_id:
-            raise errors.mirror_not_found(link_name, mirror_topic_name)
-        return self._mirror_view(record)
-
-    def _mirror_view(self, record: MirrorRecord) -> MirrorView:
-        runtime = self._runtimes.get(record.link_name)
-        lags: list[PartitionLag] = []
-        if runtime is not None and runtime.replicator is not None:
-            mirror = runtime.replicator.mirrors.get(record.mirror_topic_name)
-            for p in mirror.partitions if mirror is not None else ():
-                fetched = -1 if p.source_end is None else p.fetch_offset
-                lags.append(PartitionLag(p.index, p.lag, fetched))
-            if record.status is MirrorStatus.ACTIVE and runtime.source_unavailable:
-                record = record.model_copy(update={"status": MirrorStatus.SOURCE_UNAVAILABLE})
-        return MirrorView(record, lags)
+        for record in self._mirrors.of(self._link(link_name)):
+            if record.mirror_topic_name == mirror_topic_name:
+                return self._mirrors.view(record)
+        raise errors.mirror_not_found(link_name, mirror_topic_name)
 
     async def alter_mirrors(
         self,
@@ -516,109 +376,13 @@ class Links:
                 matches = re.compile(pattern).fullmatch
             except re.error as error:
                 raise errors.invalid_request(f"'{pattern}' is not a regular expression: {error}") from error
-            names = sorted(
-                m.mirror_topic_name for m in self._mirrors_of(link) if matches(m.mirror_topic_name)
-            )
-        return [await self._alter(VERBS[verb], link, name, validate_only) for name in names or ()]
-
-    async def _alter(self, action: Action, link: LinkRecord, name: str, validate_only: bool) -> AlterResult:
-        def refusal(record: MirrorRecord | None) -> AlterResult | None:
-            if record is None or record.cluster_link_id != link.cluster_link_id:
-                error = errors.mirror_not_found(link.link_name, name)
-                return AlterResult(name, error.error_code, error.message)
-            shown = self._mirror_view(record).record.status
-            if shown is MirrorStatus.STOPPED:
-                text = f"Topic '{name}' has already stopped its mirror from '{link.link_name}'"
-                return AlterResult(name, 400, text)
-            try:
-                next_status(shown, action)
-            except IllegalTransition:
-                text = f"Topic '{name}' is {shown}: {action.name.lower()} is not possible."
-                if shown is MirrorStatus.SOURCE_UNAVAILABLE and action is Action.PROMOTE:
-                    text += " Its source must be reachable for a promote; failover does not need it."
-                return AlterResult(name, 400, text)
-            return None
-
-        refused = refusal(self._store.state.mirrors.get(name))
-        if refused is None and not validate_only:
-
-            def change(state: State) -> list[Record | Delete]:
-                nonlocal refused
-                refused = refusal(state.mirrors.get(name))
-                if refused is not None:
-                    return []
-                record = state.mirrors[name]
-                update: dict[str, object] = {
-                    "status": next_status(record.status, action),
-                    "state_time_ms": _now_ms(),
-                }
-                if action is Action.FAILOVER:
-                    update |= {"failover": True, "stop_offsets": None}
-                return [record.model_copy(update=update)]
-
-            await self._write(change)
-            await self._follow(self._store.state)
-        if refused is not None:
-            return refused
-        return AlterResult(name, lags=self._mirror_view(self._store.state.mirrors[name]).lags)
+            topics = [m.mirror_topic_name for m in self._mirrors.of(link)]
+            names = [name for name in topics if matches(name)]
+        return await self._mirrors.alter(verb, link, names or (), validate_only=validate_only)
 
     def forget_mirror(self, name: str) -> None:
         """A client deleted the topic: its record goes too, once the topic is gone."""
-        self._tasks.spawn(self._forget(name), name=f"forget {name}")
-
-    async def _forget(self, name: str) -> None:
-        record = self._store.state.mirrors.get(name)
-        deadline = time.monotonic() + TOPIC_SETTLE_S
-        while record is not None and time.monotonic() < deadline:
-            try:
-                topic = (await self._cluster.metadata([name])).topics.get(name)
-                if topic is None or topic.error_code == 3 or topic.topic_id != record.topic_id:
-                    await self._write(
-                        lambda state: [Delete("mirror", name)] if state.mirrors.get(name) == record else []
-                    )
-                    return
-            except (LinkError, *TRANSPORT_ERRORS) as error:
-                log.warning("mirror_topic_not_forgotten", topic=name, error=str(error))
-            await asyncio.sleep(0.2)
-
-    # What the replicators report.
-
-    async def failed(self, mirror_topic: str, error: MirrorTopicError, message: str) -> None:
-        """A mirror cannot go on."""
-        await self._change(
-            mirror_topic, status=MirrorStatus.FAILED, error=error, error_message=message, only_live=True
-        )
-
-    async def stopping_at(self, mirror_topic: str, stop_offsets: Mapping[int, int]) -> None:
-        """The end of a mirror is decided."""
-        await self._change(mirror_topic, stop_offsets=dict(stop_offsets), only_live=True, keep_time=True)
-
-    async def stopped(self, mirror_topic: str) -> None:
-        """The barrier is written: give the topic its own configs, and let clients write."""
-        record = self._store.state.mirrors[mirror_topic]
-        configs = promoted_configs(record, await self._known_configs())
-        await alter_topic_configs(self._cluster, mirror_topic, configs)
-        await self._change(mirror_topic, status=MirrorStatus.STOPPED, only_live=True)
-
-    async def _change(
-        self, name: str, *, only_live: bool = False, keep_time: bool = False, **update: object
-    ) -> None:
-        if not keep_time:
-            update["state_time_ms"] = _now_ms()
-
-        def change(state: State) -> list[Record | Delete]:
-            record = state.mirrors.get(name)
-            if record is None or (only_live and not is_read_only(record.status)):
-                return []
-            return [record.model_copy(update=update)]
-
-        await self._write(change)
-
-    async def _write(self, change: Callable[[State], Sequence[Record | Delete]]) -> None:
-        try:
-            await self._store.update(change)
-        except StateUnavailable as error:
-            raise errors.state_unavailable(str(error)) from error
+        self._mirrors.forget(name)
 
     # Source halves that dial in.
 
@@ -664,10 +428,10 @@ class Links:
                 return []
             return [record.model_copy(update={"owner": principal})]
 
-        await self._write(own)
+        await self._mirrors.write(own)
         return self._store.state.links.get(name)
 
-    def park(self, principal: Principal, request: LinkAttachRequest, wire: FrameConnection) -> None:
+    def park(self, _principal: Principal, request: LinkAttachRequest, wire: FrameConnection) -> None:
         """Take over the connection of a LinkAttach that was answered."""
         runtime = self._runtimes.get(request.link_name)
         if runtime is None or runtime.pool is None:
@@ -679,25 +443,9 @@ class Links:
         return LinkAttachResponse(code, message, None, self._services.instance_id, 1)
 
 
-def _by_value(configs: Mapping[str, TopicConfig]) -> dict[str, tuple[str | None, bool]]:
-    return {name: (config.value, config.own) for name, config in configs.items()}
-
-
-def _check_topic_name(name: str) -> None:
-    if len(name) > MAX_TOPIC_NAME:
-        raise errors.invalid_request(
-            f"Topic name '{name[:40]}…' is longer than the max allowed length {MAX_TOPIC_NAME}"
-        )
-    if not TOPIC_NAME.fullmatch(name) or name in (".", ".."):
-        raise errors.invalid_request(f"Topic name '{name}' is not valid.")
-    if name.startswith((RESERVED_PREFIX, "__")):
-        raise errors.invalid_request(f"Topic '{name}' is internal and cannot be mirrored.")
-
-
 def _kafka_uuid() -> str:
     return base64.urlsafe_b64encode(random_source.token_bytes(16)).decode().rstrip("=")
 
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-

@@ -96,13 +96,12 @@ class MirrorTopics:
         self._names: dict[UUID, str] = {}
 
     async def before_produce(self, topics: Iterable[str | UUID]) -> None:
-        """Return when it is certain whether these topics are mirrors. StateUnavailable if it cannot be known."""
+        """Return when it is certain whether these topics are mirrors. StateUnavailable if that is unknown."""
         unknown = [topic for topic in topics if topic not in self._known]
         if not unknown:
             if self._store.staleness_s > self._max_staleness_s:
-                raise StateUnavailable(
-                    f"the state topic could not be read for {self._store.staleness_s:.0f} s; no Produce until it can"
-                )
+                age_s = self._store.staleness_s
+                raise StateUnavailable(f"the state could not be read for {age_s:.0f} s: no Produce")
             return
         await self._store.read_to_end()
         ids = [topic for topic in unknown if isinstance(topic, UUID)]

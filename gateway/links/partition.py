@@ -178,9 +178,8 @@ class MirrorPartition:
 
     def appended(self) -> None:
         """The broker took what was under way, at `position`."""
-        assert self.sending is not None
         if self.barrier_sent:
             self.phase = Phase.DONE
-        else:
+        elif self.sending is not None:
             self.position = self.sending
         self.sending = None

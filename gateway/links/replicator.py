@@ -303,7 +303,7 @@ class Replicator:
                 await work
             except asyncio.CancelledError:
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was, it is tried again
                 topic = mirror.record.mirror_topic_name
                 self._log.warning("mirror_not_settled", topic=topic, wanted=what, error=str(error))
                 await asyncio.sleep(1)
@@ -384,7 +384,6 @@ class Replicator:
             record = p.mirror.record
             name = record.source_topic_name
             topic = topics.setdefault(name, FetchTopic(name, record.source_topic_id, []))
-            assert isinstance(topic.partitions, list)
             topic.partitions.append(FetchPartition(p.index, p.fetch_offset, FETCH_PARTITION_BYTES))
             asked[name, p.index] = asked[record.source_topic_id, p.index] = (p, p.generation)
         # Partitions that are left out because their queues are full must not wait for quiet ones.
@@ -448,18 +447,19 @@ class Replicator:
                 self._fail(p.mirror, *p.obstacle)
 
     async def _out_of_range(self, p: MirrorPartition) -> None:
-        assert p.source_leader is not None
+        if p.source_leader is None:
+            return
         key = (p.mirror.record.source_topic_name, p.index)
         start = (await list_offsets(self._source, p.source_leader, {key: EARLIEST}))[key]
         end = (await list_offsets(self._source, p.source_leader, {key: LATEST}))[key]
         now = time.monotonic()
         p.fetch_not_before = now + RETRY_DELAY_S * 2
         if start > p.fetch_offset:
-            p.obstacle = (
-                MirrorTopicError.ILLEGAL_STATE,
+            message = (
                 f"partition {p.index}: the source's log starts at {start}, the mirror continues at "
-                f"{p.fetch_offset}; this version cannot copy exactly over what is missing",
+                f"{p.fetch_offset}; this version cannot copy exactly over what is missing"
             )
+            p.obstacle = (MirrorTopicError.ILLEGAL_STATE, message)
             if not p.queue:
                 self._fail(p.mirror, *p.obstacle)
         elif end < p.fetch_offset:
@@ -511,7 +511,6 @@ class Replicator:
                 record = p.mirror.record
                 name = record.mirror_topic_name
                 topic = topics.setdefault(name, ProduceTopic(name, record.topic_id, []))
-                assert isinstance(topic.batches, list)
                 sent.append(p)
                 batch = p.take(MERGE_BYTES, self._filler_key, now_ms)
                 topic.batches.append((p.index, batch))

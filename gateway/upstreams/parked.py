@@ -67,7 +67,7 @@ class ParkedPool:
         return None
 
     def park(self, wire: FrameConnection, agent_id: UUID, agent_epoch: int) -> None:
-        """Take over a connection whose LinkAttach was answered. A newer epoch of an agent replaces the older."""
+        """Take over a connection whose LinkAttach was answered; a newer epoch replaces the agent's older."""
         if self._closed:
             wire.abort()
             return
@@ -98,11 +98,13 @@ class ParkedPool:
             self._parked.remove(parked)
         parked.connection.abort()
 
-    async def connect(self, node_id: int | None, *, linger_zero: bool = False) -> BrokerConnection:
-        """A connection to a source broker (None: to any). DialError if none can be had in time.
-
-        `linger_zero` is of no meaning here: nothing is written to a source.
-        """
+    async def connect(
+        self,
+        node_id: int | None,
+        *,
+        linger_zero: bool = False,  # noqa: ARG002 - nothing is written to a source
+    ) -> BrokerConnection:
+        """A connection to a source broker (None: to any). DialError if none can be had in time."""
         deadline = time.monotonic() + BIND_TIMEOUT_S
         last: Exception | None = None
         for _ in range(BIND_ATTEMPTS):
