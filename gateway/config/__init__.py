@@ -1,0 +1,41 @@
+"""The configuration: one YAML file, checked against models; every error is reported, with its path.
+
+Unknown keys, duplicate keys and unsafe combinations are refused. Relative file names are taken from the
+folder of the configuration file. Secrets are read at load, from files or inline, and never format.
+"""
+
+from gateway.config.file import ConfigError, check, load
+from gateway.config.models import (
+    AdminConfig,
+    Authentication,
+    ClusterConfig,
+    Config,
+    LimitsConfig,
+    ListenerConfig,
+    LoggingConfig,
+    SecurityConfig,
+    SecurityProtocol,
+    StateConfig,
+    TlsConfig,
+    UserConfig,
+)
+from gateway.config.values import parse_host_port
+
+__all__ = [
+    "AdminConfig",
+    "Authentication",
+    "ClusterConfig",
+    "Config",
+    "ConfigError",
+    "LimitsConfig",
+    "ListenerConfig",
+    "LoggingConfig",
+    "SecurityConfig",
+    "SecurityProtocol",
+    "StateConfig",
+    "TlsConfig",
+    "UserConfig",
+    "check",
+    "load",
+    "parse_host_port",
+]

@@ -1,0 +1,316 @@
+"""The sections of the configuration file, and what each must say to be safe."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretBytes,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from gateway.config.values import (
+    AdvertisedHost,
+    Count,
+    HostPort,
+    IpAddress,
+    Millis,
+    Name,
+    NodeIds,
+    Port,
+    PrincipalText,
+    ReadableFile,
+    UserName,
+    is_loopback,
+    must_build,
+    one_password,
+    read_secrets_key,
+)
+from gateway.tls import ClientAuth, client_context, server_context
+
+
+class _Section(BaseModel):
+    # Defaults are validated too: many rules are about what was left out.
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
+
+
+# --- the fronted cluster -----------------------------------------------------------------------------
+
+
+class SecurityProtocol(StrEnum):
+    """Kafka's `security.protocol`."""
+
+    PLAINTEXT = "PLAINTEXT"
+    SSL = "SSL"
+    SASL_PLAINTEXT = "SASL_PLAINTEXT"
+    SASL_SSL = "SASL_SSL"
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self in {SecurityProtocol.SSL, SecurityProtocol.SASL_SSL}
+
+    @property
+    def uses_sasl(self) -> bool:
+        """Whether the client logs in by SASL."""
+        return self in {SecurityProtocol.SASL_PLAINTEXT, SecurityProtocol.SASL_SSL}
+
+
+class SecurityConfig(_Section):
+    """How this gateway gets into the cluster."""
+
+    protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    username: str | None = None
+    password_file: ReadableFile | None = None
+    password: SecretStr | None = None
+    ca_file: ReadableFile | None = None
+    certificate_file: ReadableFile | None = None
+    key_file: ReadableFile | None = None
+    verify_hostname: bool = True
+
+    @field_validator("password")
+    @classmethod
+    def _password_from_file(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        return one_password(value, info)
+
+    @field_validator("sasl_mechanism", "username", "password")
+    @classmethod
+    def _sasl(cls, value: object, info: ValidationInfo) -> object:
+        protocol = info.data.get("protocol")
+        if protocol is None or (info.field_name == "password" and "password_file" not in info.data):
+            return value
+        if protocol.uses_sasl and value is None:
+            raise ValueError(f"is required with protocol {protocol}")
+        if not protocol.uses_sasl and value is not None:
+            raise ValueError(f"has no meaning with protocol {protocol}")
+        return value
+
+    @field_validator("ca_file", "certificate_file", "key_file")
+    @classmethod
+    def _tls(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        protocol = info.data.get("protocol")
+        if value is not None and protocol is not None and not protocol.uses_tls:
+            raise ValueError(f"has no meaning with protocol {protocol}")
+        if info.field_name == "key_file" and "certificate_file" in info.data:
+            if value is None and info.data["certificate_file"] is not None:
+                raise ValueError("is required with certificate_file")
+            if value is not None and info.data["certificate_file"] is None:
+                raise ValueError("has no meaning without certificate_file")
+        return value
+
+    @model_validator(mode="after")
+    def _usable(self) -> SecurityConfig:
+        if self.protocol.uses_tls:
+            must_build(client_context, self)
+        return self
+
+
+class ClusterConfig(_Section):
+    """The one cluster that this gateway fronts."""
+
+    bootstrap_servers: Annotated[list[HostPort], Field(min_length=1)]
+    cluster_id: Annotated[str, Field(min_length=1)] | None = None
+    security: SecurityConfig = SecurityConfig()
+    connect_timeout_ms: Millis = 5_000
+
+
+# --- what this gateway serves ------------------------------------------------------------------------
+
+
+class TlsConfig(_Section):
+    """The server side of TLS."""
+
+    certificate_file: ReadableFile
+    key_file: ReadableFile
+    client_ca_file: ReadableFile | None = None
+    client_auth: ClientAuth = ClientAuth.NONE
+
+    @field_validator("client_auth")
+    @classmethod
+    def _needs_authority(cls, value: ClientAuth, info: ValidationInfo) -> ClientAuth:
+        if value is not ClientAuth.NONE and info.data.get("client_ca_file", value) is None:
+            raise ValueError(f"{value} needs client_ca_file")
+        return value
+
+    @model_validator(mode="after")
+    def _usable(self) -> TlsConfig:
+        must_build(server_context, self)
+        return self
+
+
+class Authentication(StrEnum):
+    """How a listener finds out who a client is."""
+
+    NONE = "none"
+    SASL_PLAIN = "sasl_plain"
+    MTLS = "mtls"
+
+
+class ListenerConfig(_Section):
+    """One bootstrap port and one port per node id; node id n is at `broker_port` + n - the first node id."""
+
+    name: Name
+    bind: IpAddress = "0.0.0.0"  # noqa: S104 - a gateway is there to be reached; clear text needs `insecure`
+    port: Port
+    advertised_host: AdvertisedHost
+    advertised_port: Port | None = None
+    node_ids: NodeIds = tuple(range(16))
+    broker_port: Port | None = None
+    advertised_broker_port: Port | None = None
+    tls: TlsConfig | None = None
+    insecure: bool = False
+    authentication: Authentication
+
+    @field_validator("broker_port", "advertised_broker_port")
+    @classmethod
+    def _range_fits(cls, value: int | None, info: ValidationInfo) -> int | None:
+        ids, port = info.data.get("node_ids"), info.data.get("port")
+        base = port + 1 if value is None and info.field_name == "broker_port" and port is not None else value
+        if ids is not None and base is not None and base + ids[-1] - ids[0] > 65535:
+            raise ValueError(f"node id {ids[-1]} would be at port {base + ids[-1] - ids[0]}, above 65535")
+        return value
+
+    @field_validator("insecure")
+    @classmethod
+    def _clear_text_is_said(cls, value: bool, info: ValidationInfo) -> bool:
+        if not value and "tls" in info.data and info.data["tls"] is None:
+            raise ValueError(
+                "must be true for a listener without tls: everything on it, passwords too, is readable"
+            )
+        return value
+
+    @field_validator("authentication")
+    @classmethod
+    def _mtls_is_possible(cls, value: Authentication, info: ValidationInfo) -> Authentication:
+        if value is Authentication.MTLS and "tls" in info.data:
+            tls: TlsConfig | None = info.data["tls"]
+            if tls is None or tls.client_auth is not ClientAuth.REQUIRED:
+                raise ValueError("mtls needs tls with client_ca_file and client_auth: required")
+        return value
+
+    def broker_ports(self) -> dict[int, int]:
+        """The port to bind for each node id."""
+        base = self.port + 1 if self.broker_port is None else self.broker_port
+        return {node_id: base + node_id - self.node_ids[0] for node_id in self.node_ids}
+
+    def advertised_bootstrap(self) -> tuple[str, int]:
+        """Where clients find the bootstrap port."""
+        return self.advertised_host, self.advertised_port or self.port
+
+    def advertised_broker(self, node_id: int) -> tuple[str, int] | None:
+        """Where clients find the broker; None for a node id that this listener has no port for."""
+        port = self.broker_ports().get(node_id)
+        if port is None:
+            return None
+        if self.advertised_broker_port is not None:
+            port = self.advertised_broker_port + node_id - self.node_ids[0]
+        return self.advertised_host, port
+
+
+class AdminConfig(_Section):
+    """The REST API, health and metrics."""
+
+    bind: IpAddress = "127.0.0.1"
+    port: Port = 8090
+    tls: TlsConfig | None = None
+    insecure: bool = False
+
+    @field_validator("tls")
+    @classmethod
+    def _passwords_are_sent(cls, value: TlsConfig | None, info: ValidationInfo) -> TlsConfig | None:
+        if value is None and "bind" in info.data and not is_loopback(info.data["bind"]):
+            raise ValueError("is required unless bind is a loopback address")
+        return value
+
+    @field_validator("insecure")
+    @classmethod
+    def _open_on_loopback_only(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and "bind" in info.data and not is_loopback(info.data["bind"]):
+            raise ValueError("may be true only if bind is a loopback address")
+        return value
+
+
+class UserConfig(_Section):
+    """A user known beside those in the state topic."""
+
+    name: UserName
+    password_file: ReadableFile | None = None
+    password: SecretStr | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _somebody(cls, value: str) -> str:
+        if value == "ANONYMOUS":
+            raise ValueError("ANONYMOUS is the name of whoever did not authenticate")
+        return value
+
+    @field_validator("password")
+    @classmethod
+    def _password_from_file(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        value = one_password(value, info)
+        if value is None and "password_file" in info.data:
+            raise ValueError("password_file or password is required")
+        return value
+
+
+class StateConfig(_Section):
+    """The state topic; `secrets_key_file` holds 32 bytes, raw or as base64, that encrypt secrets in it."""
+
+    replication_factor: Annotated[int, Field(ge=1, le=2**15 - 1)] | None = None
+    secrets_key_file: ReadableFile | None = None
+    max_staleness_ms: Millis = 30_000
+    _secrets_key: SecretBytes | None = None
+
+    @model_validator(mode="after")
+    def _key_from_file(self) -> StateConfig:
+        if self.secrets_key_file is not None:
+            self._secrets_key = SecretBytes(read_secrets_key(self.secrets_key_file))
+        return self
+
+    @property
+    def secrets_key(self) -> SecretBytes | None:
+        """The 32 bytes; None without a file."""
+        return self._secrets_key
+
+
+class LimitsConfig(_Section):
+    """Bounds per connection and over all."""
+
+    max_frame_bytes: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 104_857_600
+    max_frame_bytes_before_authentication: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 65_536
+    max_in_flight: Count = 64
+    max_in_flight_bytes: Count = 16_777_216
+    max_connections: Count = 10_000
+    authentication_timeout_ms: Millis = 10_000
+    idle_timeout_ms: Millis = 600_000
+
+
+class LoggingConfig(_Section):
+    """Where `level` is the least severe level that is written."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["json", "console"] = "json"
+
+
+class Config(_Section):
+    """The whole file."""
+
+    cluster: ClusterConfig
+    listeners: list[ListenerConfig] = []
+    admin: AdminConfig = AdminConfig()
+    authorization: Literal["none"]
+    super_users: list[PrincipalText] = []
+    users: list[UserConfig] = []
+    state: StateConfig = StateConfig()
+    limits: LimitsConfig = LimitsConfig()
+    drain_timeout_ms: Millis = 30_000
+    logging: LoggingConfig = LoggingConfig()
