@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from certs.make_certs import KEYSTORE_PASSWORD
-from compose.kafka import ROOT, KafkaCluster, KafkaNode, KafkaUnavailable, PortTaken
+from compose.kafka import ROOT, UP_WITHIN_S, KafkaCluster, KafkaNode, KafkaUnavailable, PortTaken
 from compose.ports import PortLease, lease_ports
 from compose.processes import Process
 from compose.settings import SCRAM_MECHANISMS, Stores, Wanted, common_properties, properties_text
@@ -51,7 +51,7 @@ class LocalNode(KafkaNode):
         self.process: Process | None = None
         self._cluster = cluster
         self._directory = cluster.directory / f"broker-{node_id}"
-        self._log_file = self._directory / "broker.log"
+        self.log_file = self._directory / "broker.log"
         self._free_at = 0.0
 
     @property
@@ -68,7 +68,7 @@ class LocalNode(KafkaNode):
     def launch(self) -> None:
         """Starts the process and does not wait."""
         time.sleep(max(0.0, self._free_at - time.monotonic()))
-        self.process = self._cluster.java("kafka.Kafka", str(self.properties_file), log_file=self._log_file)
+        self.process = self._cluster.java("kafka.Kafka", str(self.properties_file), log_file=self.log_file)
 
     def start(self, *, wait: bool = True) -> None:
         """Starts it again after `stop` or `kill`; raises KafkaUnavailable."""
@@ -99,7 +99,7 @@ class LocalNode(KafkaNode):
 
     def log(self) -> str:
         """Standard output and error of all its starts."""
-        return self._log_file.read_text(errors="replace") if self._log_file.exists() else ""
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
     def _running(self) -> Process:
         if self.process is None:
@@ -181,11 +181,10 @@ class LocalCluster(KafkaCluster):
         running = []
         for node in self._local_nodes:
             arguments = ("format", "-t", cluster_id, "-c", str(node.properties_file))
-            log_file = node.properties_file.with_name("format.log")
-            running.append((self.java("kafka.tools.StorageTool", *arguments, log_file=log_file), log_file))
-        for process, log_file in running:
-            if process.wait(60) != 0:
-                raise KafkaUnavailable(f"the storage could not be formatted: {log_file.read_text()}")
+            running.append(self.java("kafka.tools.StorageTool", *arguments, log_file=node.log_file))
+        for process in running:
+            if process.wait(UP_WITHIN_S) != 0:
+                raise KafkaUnavailable(f"the storage could not be formatted; logs in {self.save_logs()}")
 
     def _start_zookeeper(self, port: int) -> None:
         directory = self.directory / "zookeeper"

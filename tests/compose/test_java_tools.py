@@ -74,14 +74,3 @@ def test_a_failure_has_the_output(cluster: KafkaCluster, properties: dict[str, s
 
     with pytest.raises(ToolFailed, match="no-such-topic"):
         run_tool("kafka-topics", cluster.bootstrap, *missing, properties=properties)
-
-
-def test_client_certificates_are_pkcs12(cluster: KafkaCluster) -> None:
-    identity = cluster.authority.client("alice")
-
-    properties = client_properties("SSL", ca_file=cluster.authority.ca_file, identity=identity)
-
-    where = cluster.bootstrap
-    with pytest.raises(ToolFailed):
-        run_tool("kafka-topics", where, "--list", properties=properties, timeout_s=120)
-    assert properties["ssl.keystore.location"].endswith("client-alice.p12")

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer
 
+from compose.java_tools import client_properties, run_tool
 from compose.kafka import ROOT, KafkaCluster, KafkaUnavailable
 from compose.local import LocalCluster, LocalNode
-from compose.settings import Security
 from tests.conftest import Clusters
 
 VERSIONS = ("4.3.0", "3.9.1", "2.4.1")
@@ -67,15 +67,24 @@ def test_sasl_over_tls(version: str, mechanism: str, clusters: Clusters, unique_
     assert consume(config, topic, 1) == [b"hello"]
 
 
-@pytest.mark.parametrize("security", ["SSL", "SASL_PLAINTEXT"])
-def test_other_protocols(security: Security, own_cluster: Clusters, unique_name: Names) -> None:
-    cluster = own_cluster(security=security)
+def test_a_client_certificate_is_a_principal(own_cluster: Clusters, unique_name: Names) -> None:
+    cluster = own_cluster(security="SSL", authorizer=True)
     topic = unique_name()
     cluster.create_topic(topic)
+    identities = {name: cluster.authority.client(name) for name in ("admin", "alice")}
+    admin, alice = (
+        cluster.librdkafka_config()
+        | {"ssl.certificate.location": str(identity.certificate_file)}
+        | {"ssl.key.location": str(identity.key_file)}
+        for identity in identities.values()
+    )
 
-    produce(cluster.librdkafka_config(), topic, b"hello")
+    produce(admin, topic, b"hello")
 
-    assert consume(cluster.librdkafka_config(), topic, 1) == [b"hello"]
+    with pytest.raises(AssertionError, match="TOPIC_AUTHORIZATION_FAILED"):
+        produce(alice, topic, b"no", timeout_s=5)
+    properties = client_properties("SSL", ca_file=cluster.authority.ca_file, identity=identities["admin"])
+    assert topic in run_tool("kafka-topics", cluster.bootstrap, "--list", properties=properties).stdout
 
 
 def test_a_wrong_password_is_refused(clusters: Clusters, unique_name: Names) -> None:
@@ -97,7 +106,7 @@ def test_the_authorizer_lets_only_the_super_user_in(
 
     produce(cluster.librdkafka_config("admin"), topic, b"hello")
 
-    with pytest.raises(AssertionError, match=r"TOPIC_AUTHORIZATION_FAILED|UNKNOWN_TOPIC|_MSG_TIMED_OUT"):
+    with pytest.raises(AssertionError, match="TOPIC_AUTHORIZATION_FAILED"):
         produce(cluster.librdkafka_config("alice"), topic, b"no", timeout_s=5)
 
 
@@ -144,8 +153,8 @@ def test_nothing_stays_after_close(own_cluster: Clusters) -> None:
 def test_a_cluster_that_cannot_start_says_why_and_keeps_its_log() -> None:
     began = time.monotonic()
 
-    with pytest.raises(KafkaUnavailable, match="broker 1 has ended; logs in ") as error:
-        KafkaCluster.start(config={"log.dirs": "/dev/null/data"})
+    with pytest.raises(KafkaUnavailable, match="could not be formatted; logs in ") as error:
+        KafkaCluster.start(config={"log.retention.ms": "soon"})
 
     directory = ROOT / str(error.value).rpartition("logs in ")[2]
     assert "log.retention.ms" in (directory / "broker-1.log").read_text()
