@@ -16,11 +16,12 @@ import structlog
 
 from gateway.links import errors
 from gateway.links.attach import AttachRefused, ServeBound, SourceHalf, Versions
+from gateway.links.board import TRANSPORT_ERRORS
 from gateway.links.configs import LinkConfig, is_sensitive, validate
 from gateway.links.errors import LinkError
 from gateway.links.mirror_topics import MAX_TOPIC_NAME
 from gateway.links.mirrors import Mirrors
-from gateway.links.replicator import TRANSPORT_ERRORS, Replicator
+from gateway.links.replicator import Replicator
 from gateway.links.requests import (
     AlterResult,
     CreateLink,

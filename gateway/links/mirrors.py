@@ -12,10 +12,10 @@ from typing import Final
 import structlog
 
 from gateway.links import errors
+from gateway.links.board import TRANSPORT_ERRORS
 from gateway.links.errors import LinkError
 from gateway.links.mirror_state import Action, IllegalTransition, is_read_only, next_status
 from gateway.links.mirror_topics import MAX_TOPIC_NAME, mirror_configs, promoted_configs, source_values
-from gateway.links.replicator import TRANSPORT_ERRORS
 from gateway.links.requests import AlterResult, CreateMirror, MirrorVerb, MirrorView, PartitionLag
 from gateway.links.runtime import LinkRuntime
 from gateway.state.records import (

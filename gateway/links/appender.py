@@ -1,0 +1,144 @@
+"""Appends to the brokers of a link's destination: one loop per broker, one request at a time.
+
+One batch per partition in a request, many partitions in each. A request that did not end well leaves its
+partitions in doubt; `log_check` looks at their logs before anything is sent again.
+"""
+
+import asyncio
+import time
+from typing import Final
+
+from gateway.links.board import (
+    BACKOFF_S,
+    METADATA_INTERVAL_S,
+    REQUEST_TIMEOUT_S,
+    RETRY_DELAY_S,
+    TRANSPORT_ERRORS,
+    Board,
+    drop,
+    wait_for,
+)
+from gateway.links.partition import MirrorPartition, Phase
+from gateway.links.sink import Appended, produce
+from gateway.state.records import MirrorTopicError
+from gateway.upstreams.cluster import Cluster
+from gateway.upstreams.connection import BrokerConnection
+from protocol.replication import ProduceTopic
+
+MERGE_BYTES: Final = 256 << 10
+REQUEST_BYTES: Final = 8 << 20
+PRODUCE_TIMEOUT_MS: Final = 10_000
+# A request that was under way when its connection was lost may still sit in the broker's queue.
+LOSS_DELAY_S: Final = 1.0
+NONE: Final = 0
+# What no further attempt changes: the record or batch itself is refused (`LogValidator`).
+REFUSED_FOR_GOOD: Final = {
+    2: "CORRUPT_MESSAGE",
+    32: "INVALID_TIMESTAMP",
+    43: "UNSUPPORTED_FOR_MESSAGE_FORMAT",
+    76: "UNSUPPORTED_COMPRESSION_TYPE",
+    87: "INVALID_RECORD",
+}
+
+
+class Appender:
+    """Empties the queues of the partitions."""
+
+    def __init__(self, board: Board, destination: Cluster, filler_key: bytes) -> None:
+        self._board = board
+        self._destination = destination
+        self._filler_key = filler_key
+
+    async def run(self, node_id: int) -> None:
+        """Append at one destination broker until cancelled."""
+        connection: BrokerConnection | None = None
+        failures = 0
+        turn = 0
+        try:
+            while True:
+                ready = [p for p in self._board.by_destination.get(node_id, ()) if p.appendable]
+                if not ready:
+                    await wait_for(self._board.wake_append[node_id], METADATA_INTERVAL_S)
+                    continue
+                # Everybody gets to be first, should a request not hold all.
+                turn = (turn + 1) % len(ready)
+                try:
+                    if connection is None or connection.closed:
+                        connection = await self._destination.connect(node_id, linger_zero=True)
+                    await self._append(connection, ready[turn:] + ready[:turn])
+                    failures = 0
+                except TRANSPORT_ERRORS as error:
+                    self._board.log.warning("append_failed", node_id=node_id, error=str(error))
+                    self._board.wake_metadata.set()
+                    drop(connection)
+                    connection = None
+                    failures += 1
+                    await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S)) - 1])
+        finally:
+            drop(connection)
+
+    async def _append(self, connection: BrokerConnection, ready: list[MirrorPartition]) -> None:
+        topics: dict[str, ProduceTopic] = {}
+        sent: list[MirrorPartition] = []
+        size = 0
+        now_ms = time.time_ns() // 1_000_000
+        try:
+            for p in ready:
+                record = p.mirror.record
+                name = record.mirror_topic_name
+                topic = topics.setdefault(name, ProduceTopic(name, record.topic_id, []))
+                sent.append(p)
+                batch = p.take(MERGE_BYTES, self._filler_key, now_ms)
+                topic.batches.append((p.index, batch))
+                size += len(batch)
+                if size >= REQUEST_BYTES:
+                    break
+            answers = await produce(
+                connection,
+                list(topics.values()),
+                timeout_ms=PRODUCE_TIMEOUT_MS,
+                timeout_s=REQUEST_TIMEOUT_S,
+            )
+        except BaseException:
+            for p in sent:
+                p.sending = None
+                p.doubt(time.monotonic() + LOSS_DELAY_S)
+            raise
+        for p in sent:
+            # After a doubt that came meanwhile the log is looked at, whatever the answer was.
+            if p.phase is Phase.READY:
+                self._appended(p, answers.get(p.name))
+            p.sending = None
+
+    def _appended(self, p: MirrorPartition, answer: Appended | None) -> None:
+        if answer is not None and answer.error_code == NONE:
+            if answer.base_offset != p.position:
+                self._board.fail(
+                    p.mirror,
+                    MirrorTopicError.ILLEGAL_STATE,
+                    f"partition {p.index}: foreign writer: the record of source offset {p.position} was "
+                    f"appended at {answer.base_offset}, since somebody else had written to the mirror topic",
+                )
+                return
+            p.appended()
+            if p.phase is Phase.DONE:
+                self._board.wake_metadata.set()
+            elif p.obstacle is not None and not p.queue:
+                self._board.fail(p.mirror, *p.obstacle)
+            if p.source_leader is not None:
+                self._board.wake_fetch[p.source_leader].set()
+            return
+        code, message = (answer.error_code, answer.message) if answer else (-1, "no answer for the partition")
+        if code in REFUSED_FOR_GOOD:
+            self._board.fail(
+                p.mirror,
+                MirrorTopicError.ILLEGAL_STATE,
+                f"partition {p.index}: the destination refuses the batch at offset {p.position} "
+                f"with {REFUSED_FOR_GOOD[code]}: {message}",
+            )
+            return
+        self._board.log.info("append_refused", topic=p.name[0], partition=p.index, code=code, message=message)
+        p.doubt(time.monotonic() + RETRY_DELAY_S)
+        self._board.wake_metadata.set()
+        if p.destination_leader is not None:
+            self._board.wake_resolve[p.destination_leader].set()

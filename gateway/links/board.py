@@ -1,0 +1,120 @@
+"""What the loops of one link share: its mirror topics, who leads their partitions, who waits for what."""
+
+import asyncio
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Final
+
+import structlog
+
+from gateway.links.partition import Mirror, MirrorPartition, Phase
+from gateway.state.records import MirrorRecord, MirrorTopicError
+from gateway.upstreams.connection import BrokerConnection
+from gateway.upstreams.errors import DialError, KafkaError
+from gateway.wire import ConnectionClosed
+from protocol.errors import ProtocolError
+
+REQUEST_TIMEOUT_S: Final = 15.0
+METADATA_INTERVAL_S: Final = 5.0
+RETRY_DELAY_S: Final = 0.1
+BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
+# A topic that is gone, or a log end behind us, is believed when it stays so for this long: metadata and
+# high watermarks trail behind for a moment after a change of leader.
+BELIEF_S: Final = 15.0
+
+TRANSPORT_ERRORS: Final = (ConnectionClosed, DialError, KafkaError, ProtocolError, TimeoutError, OSError)
+
+
+class Board:
+    """The mirror topics of a link, by name, and their partitions by leader on either side."""
+
+    def __init__(self, link_name: str) -> None:
+        self.log = structlog.get_logger(__name__).bind(link=link_name)
+        self.mirrors: dict[str, Mirror] = {}
+        self.by_source: dict[int, list[MirrorPartition]] = {}
+        self.by_destination: dict[int, list[MirrorPartition]] = {}
+        self.wake_metadata = asyncio.Event()
+        self.wake_fetch: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
+        self.wake_append: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
+        self.wake_resolve: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
+        self.source_down_since: float | None = None
+        self.source_error: str | None = None
+
+    def update(self, records: Iterable[MirrorRecord]) -> None:
+        """Take over the mirror topics as they now stand in the state."""
+        wanted = {record.mirror_topic_name: record for record in records}
+        for name in self.mirrors.keys() - wanted.keys():
+            self._stop(self.mirrors.pop(name))
+        for name, record in wanted.items():
+            mirror = self.mirrors.get(name)
+            if mirror is None or mirror.record.producer_id != record.producer_id:
+                if mirror is not None:
+                    self._stop(mirror)
+                mirror = self.mirrors[name] = Mirror(record)
+                mirror.partitions = [MirrorPartition(mirror, i) for i in range(record.num_partitions)]
+            mirror.record = record
+            for partition in mirror.partitions:
+                if record.stop_offsets is not None:
+                    partition.stop_offset = record.stop_offsets.get(partition.index)
+                if not mirror.running:
+                    partition.doubt(time.monotonic())
+                elif record.failover:
+                    partition.clear()
+        self.index()
+        self.wake_metadata.set()
+
+    def _stop(self, mirror: Mirror) -> None:
+        for partition in mirror.partitions:
+            partition.clear()
+            partition.phase = Phase.FAILED
+
+    def index(self) -> None:
+        """Sort the partitions by their leaders anew, and have everybody look again."""
+        by_source, by_destination = defaultdict(list), defaultdict(list)
+        for mirror in self.mirrors.values():
+            for partition in mirror.partitions:
+                if partition.source_leader is not None:
+                    by_source[partition.source_leader].append(partition)
+                if partition.destination_leader is not None:
+                    by_destination[partition.destination_leader].append(partition)
+        self.by_source, self.by_destination = by_source, by_destination
+        for events in (self.wake_fetch, self.wake_append, self.wake_resolve):
+            for event in events.values():
+                event.set()
+
+    def fail(self, mirror: Mirror, error: MirrorTopicError, message: str) -> None:
+        for partition in mirror.partitions:
+            partition.clear()
+            partition.phase = Phase.FAILED
+        if mirror.failure is None:
+            mirror.failure = (error, message)
+            self.log.error(
+                "mirror_failed", topic=mirror.record.mirror_topic_name, error=error, message=message
+            )
+        self.wake_metadata.set()
+
+    def source_is_up(self) -> None:
+        """The source answered."""
+        self.source_down_since = self.source_error = None
+
+    def source_is_down(self, error: Exception) -> None:
+        """The source did not answer, for this reason."""
+        if self.source_down_since is None:
+            self.source_down_since = time.monotonic()
+            self.log.warning("source_unreachable", error=str(error))
+        self.source_error = str(error)
+
+
+async def wait_for(event: asyncio.Event, timeout_s: float) -> None:
+    """Wait until the event is set, at most so long, and clear it."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), timeout_s)
+    event.clear()
+
+
+def drop(connection: BrokerConnection | None) -> None:
+    """End a connection at once, if there is one."""
+    if connection is not None:
+        connection.abort()

@@ -1,0 +1,171 @@
+"""Fetches from the brokers of a link's source: one loop per broker, for all partitions that it leads."""
+
+import asyncio
+import time
+from typing import Final
+
+from kio.schema.errors import ErrorCode
+
+from gateway.links.board import (
+    BACKOFF_S,
+    BELIEF_S,
+    REQUEST_TIMEOUT_S,
+    RETRY_DELAY_S,
+    TRANSPORT_ERRORS,
+    Board,
+    drop,
+    wait_for,
+)
+from gateway.links.partition import MirrorPartition
+from gateway.links.sink import EARLIEST, LATEST
+from gateway.links.source import fetch
+from gateway.state.records import MirrorTopicError
+from gateway.upstreams.admin import list_offsets
+from gateway.upstreams.cluster import Cluster
+from gateway.upstreams.connection import BrokerConnection
+from gateway.upstreams.errors import KafkaError
+from protocol.record_batches import hole, read_batches
+from protocol.replication import FetchedPartition, FetchPartition, FetchTopic
+
+PARTITION_BYTES: Final = 2 << 20
+RESPONSE_BYTES: Final = 16 << 20
+QUEUE_BYTES: Final = 4 << 20
+BUFFER_BYTES: Final = 64 << 20
+CORRUPT_FETCHES: Final = 3
+OFFSET_OUT_OF_RANGE: Final = 1
+
+
+class Fetcher:
+    """Fills the queues of the partitions."""
+
+    def __init__(self, board: Board, source: Cluster) -> None:
+        self._board = board
+        self._source = source
+
+    async def run(self, node_id: int) -> None:
+        """Fetch from one source broker until cancelled."""
+        connection: BrokerConnection | None = None
+        failures = 0
+        try:
+            while True:
+                wanted = self._wanted(node_id)
+                if not wanted:
+                    await wait_for(self._board.wake_fetch[node_id], RETRY_DELAY_S * 2)
+                    continue
+                try:
+                    if connection is None or connection.closed:
+                        connection = await self._source.connect(node_id)
+                    await self._fetch(connection, node_id, wanted)
+                    failures = 0
+                    self._board.source_is_up()
+                except TRANSPORT_ERRORS as error:
+                    self._board.source_is_down(error)
+                    self._board.wake_metadata.set()
+                    drop(connection)
+                    connection = None
+                    failures += 1
+                    await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S)) - 1])
+        finally:
+            drop(connection)
+
+    def _wanted(self, node_id: int) -> list[MirrorPartition]:
+        now = time.monotonic()
+        room = BUFFER_BYTES - sum(p.queued_bytes for m in self._board.mirrors.values() for p in m.partitions)
+        if room <= 0:
+            return []
+        return [p for p in self._board.by_source.get(node_id, ()) if p.wants_fetch(now, QUEUE_BYTES)]
+
+    async def _fetch(self, connection: BrokerConnection, node_id: int, wanted: list[MirrorPartition]) -> None:
+        asked: dict[tuple[object, int], tuple[MirrorPartition, int]] = {}
+        topics: dict[str, FetchTopic] = {}
+        for p in wanted:
+            record = p.mirror.record
+            name = record.source_topic_name
+            topic = topics.setdefault(name, FetchTopic(name, record.source_topic_id, []))
+            topic.partitions.append(FetchPartition(p.index, p.fetch_offset, PARTITION_BYTES))
+            asked[name, p.index] = asked[record.source_topic_id, p.index] = (p, p.generation)
+        # Partitions that are left out because their queues are full must not wait for quiet ones.
+        full = any(p.queued_bytes >= QUEUE_BYTES for p in self._board.by_source.get(node_id, ()))
+        code, answers = await fetch(
+            connection,
+            list(topics.values()),
+            max_bytes=RESPONSE_BYTES,
+            max_wait_ms=20 if full else 500,
+            timeout_s=REQUEST_TIMEOUT_S,
+        )
+        if code:
+            raise KafkaError(ErrorCode(code), "Fetch from the source")
+        for answer in answers:
+            found = asked.get((answer.topic, answer.partition))
+            # What was asked for before a doubt is not for the queue of now.
+            if found is not None and found[0].generation == found[1]:
+                await self._fetched(found[0], answer)
+
+    async def _fetched(self, p: MirrorPartition, answer: FetchedPartition) -> None:
+        if answer.error_code == OFFSET_OUT_OF_RANGE:
+            await self._out_of_range(p)
+            return
+        if answer.error_code:
+            p.fetch_not_before = time.monotonic() + RETRY_DELAY_S * 2
+            self._board.wake_metadata.set()
+            return
+        p.out_of_range_since = None
+        p.source_end = answer.last_stable_offset
+        for batch in read_batches(answer.records):
+            if batch.next_offset <= p.fetch_offset:
+                continue
+            if p.stop_offset is not None and batch.base_offset >= p.stop_offset:
+                break
+            reason = hole(batch, p.fetch_offset)
+            if reason is not None:
+                v1 = batch.magic < 2
+                error = MirrorTopicError.UNSUPPORTED_MESSAGE_FORMAT if v1 else MirrorTopicError.ILLEGAL_STATE
+                p.obstacle = (error, f"partition {p.index}: this version cannot copy it exactly: {reason}")
+                break
+            if not batch.verify_crc():
+                self._corrupt(p, batch.base_offset)
+                return
+            p.enqueue(batch)
+        p.corrupt_fetches = 0
+        if p.obstacle is not None and not p.queue:
+            self._board.fail(p.mirror, *p.obstacle)
+        elif p.destination_leader is not None:
+            self._board.wake_append[p.destination_leader].set()
+
+    def _corrupt(self, p: MirrorPartition, offset: int) -> None:
+        p.corrupt_fetches += 1
+        p.fetch_not_before = time.monotonic() + RETRY_DELAY_S * 2
+        self._board.log.warning("source_batch_corrupt", topic=p.name[0], partition=p.index, offset=offset)
+        if p.corrupt_fetches >= CORRUPT_FETCHES:
+            p.obstacle = (
+                MirrorTopicError.ILLEGAL_STATE,
+                f"partition {p.index}: the source's batch at offset {offset} fails its checksum",
+            )
+            if not p.queue:
+                self._board.fail(p.mirror, *p.obstacle)
+
+    async def _out_of_range(self, p: MirrorPartition) -> None:
+        if p.source_leader is None:
+            return
+        key = (p.mirror.record.source_topic_name, p.index)
+        start = (await list_offsets(self._source, p.source_leader, {key: EARLIEST}))[key]
+        end = (await list_offsets(self._source, p.source_leader, {key: LATEST}))[key]
+        now = time.monotonic()
+        p.fetch_not_before = now + RETRY_DELAY_S * 2
+        if start > p.fetch_offset:
+            message = (
+                f"partition {p.index}: the source's log starts at {start}, the mirror continues at "
+                f"{p.fetch_offset}; this version cannot copy exactly over what is missing"
+            )
+            p.obstacle = (MirrorTopicError.ILLEGAL_STATE, message)
+            if not p.queue:
+                self._board.fail(p.mirror, *p.obstacle)
+        elif end < p.fetch_offset:
+            p.out_of_range_since = p.out_of_range_since or now
+            if now - p.out_of_range_since > BELIEF_S:
+                self._board.fail(
+                    p.mirror,
+                    MirrorTopicError.UNEXPECTED_TRUNCATION,
+                    f"partition {p.index}: the source's log ends at {end}, behind the mirror's {p.position}; "
+                    "the source lost records or was recreated",
+                )
