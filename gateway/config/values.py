@@ -52,10 +52,9 @@ def _read_secret(path: Path) -> bytes:
 
 
 def _node_ids(value: object) -> object:
-    if not isinstance(value, int | str):
-        return value
+    parts = value if isinstance(value, list | tuple) else str(value).split(",")
     ids: set[int] = set()
-    for part in str(value).split(","):
+    for part in map(str, parts):
         match = _NODE_RANGE.fullmatch(part.strip())
         if match is None:
             raise ValueError(f'{part.strip()!r} is not a node id or a range such as "0-9"')
