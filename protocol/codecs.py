@@ -36,10 +36,10 @@ class OutputTooLarge(DecodeError):
         self.limit_bytes = limit_bytes
 
 
-def compress(codec: int, data: Buffer) -> bytes:
+def compress(codec: int, data: bytes) -> bytes:
     """Compress a records section; ValueError for a codec that Kafka does not have."""
     if codec == Codec.NONE:
-        return bytes(data)
+        return data
     if codec not in _COMPRESS:
         raise ValueError(f"no codec has the number {codec}")
     return _COMPRESS[codec](data)
@@ -60,7 +60,7 @@ _GZIP_WINDOW_BITS: Final = 31  # zlib: a window of 2**15, in gzip's wrapping
 _GZIP_LEVEL: Final = 6
 
 
-def _compress_gzip(data: Buffer) -> bytes:
+def _compress_gzip(data: bytes) -> bytes:
     return zlib.compress(data, _GZIP_LEVEL, _GZIP_WINDOW_BITS)
 
 
@@ -86,7 +86,7 @@ _XERIAL_BLOCK_BYTES: Final = 32 * 1024
 _INT32: Final = struct.Struct(">i")
 
 
-def _compress_snappy(data: Buffer) -> bytes:
+def _compress_snappy(data: bytes) -> bytes:
     view = memoryview(data)
     parts = [_XERIAL_HEADER]
     for start in range(0, len(view), _XERIAL_BLOCK_BYTES):
@@ -119,6 +119,8 @@ def _decompress_snappy(data: Buffer, limit_bytes: int) -> bytes:
 def _xerial_blocks(view: memoryview) -> list[memoryview]:
     blocks = []
     position = len(_XERIAL_HEADER)
+    if position > len(view):
+        raise DecodeError("snappy records end within their header")
     while position < len(view):
         start = position + _INT32.size
         if start > len(view):
@@ -139,7 +141,7 @@ _BUFFER_FULL: Final = "failed to write whole buffer"
 _FIRST_GUESS_FACTOR: Final = 8
 
 
-def _compress_lz4(data: Buffer) -> bytes:
+def _compress_lz4(data: bytes) -> bytes:
     stream = cramjam.lz4.Compressor(level=_LZ4_LEVEL, content_checksum=False, block_linked=False)
     stream.compress(data)
     return bytes(stream.finish())
@@ -149,7 +151,7 @@ def _decompress_lz4(data: Buffer, limit_bytes: int) -> bytes:
     return _decompress_into("lz4", cramjam.lz4.decompress_into, data, limit_bytes)
 
 
-def _compress_zstd(data: Buffer) -> bytes:
+def _compress_zstd(data: bytes) -> bytes:
     return bytes(cramjam.zstd.compress(data, _ZSTD_LEVEL))
 
 
@@ -176,7 +178,7 @@ def _decompress_into(
             return bytes(memoryview(output)[:written])
 
 
-_COMPRESS: Final[dict[int, Callable[[Buffer], bytes]]] = {
+_COMPRESS: Final[dict[int, Callable[[bytes], bytes]]] = {
     Codec.GZIP: _compress_gzip,
     Codec.SNAPPY: _compress_snappy,
     Codec.LZ4: _compress_lz4,
