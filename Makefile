@@ -1,0 +1,96 @@
+# Every target sets up what it needs and finds it there the second time.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+KAFKA_VERSIONS := 4.3.0 3.9.1 2.4.1
+
+bin := .venv/bin
+python := $(bin)/python
+venv := .venv/installed
+jars := $(KAFKA_VERSIONS:%=build/kafka/%/complete)
+sources := protocol gateway compose certs tests $(wildcard demo bench)
+unit_tests = $(filter-out tests/compose tests/e2e, $(patsubst %/,%,$(wildcard tests/*/)))
+pytest := $(python) -m pytest
+covered := $(python) -m coverage run -m pytest
+
+.PHONY: help setup tools certs lint format test unit e2e demo bench soak lock clean
+
+help:
+	@echo "make demo    two Kafka clusters, two gateways, a link: the main job, end to end"
+	@echo "make test    lint and every test, on real Kafka"
+	@echo "make setup   everything the others need: .venv, build/kafka, build/certs"
+	@echo "make lint | format | unit | e2e | bench | soak | lock | clean"
+
+# --- set-up ------------------------------------------------------------------------------------------------
+
+setup: tools $(venv) $(jars) certs
+
+tools:
+	@PYTHON=$(PYTHON) requirements/tools.sh
+
+$(venv): requirements/test.txt requirements/run.in pyproject.toml | tools
+	$(PYTHON) -m venv --clear .venv
+	$(bin)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/test.txt
+	PYTHONWARNINGS=ignore $(bin)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Maven may be cut off in the middle of a download: only a complete directory gets its final name.
+build/kafka/%/complete: compose/pom.xml | tools
+	rm -rf build/kafka/$*.part build/kafka/$*
+	mvn --quiet --batch-mode -f compose/pom.xml -Dkafka.version=$* dependency:copy-dependencies \
+	    -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/build/kafka/$*.part
+	mv build/kafka/$*.part build/kafka/$*
+	@touch $@
+
+certs: $(venv)
+	@$(python) -m certs.make_certs --server cloud-gateway --server onprem-gateway
+
+lock: $(venv)
+	for name in run test; do \
+	    CUSTOM_COMPILE_COMMAND="make lock" $(bin)/pip-compile --quiet --generate-hashes --allow-unsafe \
+	        --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options \
+	        --output-file requirements/$$name.txt requirements/$$name.in; \
+	done
+
+# --- checks ------------------------------------------------------------------------------------------------
+
+lint: $(venv)
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy $(sources)
+	$(bin)/lint-imports --no-logo
+
+format: $(venv)
+	$(bin)/ruff check --fix .
+	$(bin)/ruff format .
+
+test: setup lint
+	@rm -rf build/coverage && mkdir -p build/coverage
+	$(covered) tests
+	@$(python) -m coverage combine --quiet
+	@echo; echo "Coverage of gateway/ by the tests in this process (gateways of end-to-end tests run in their own):"
+	@$(python) -m coverage report --include='gateway/*'
+	@echo; echo "Coverage of protocol/, which must be complete:"
+	@$(python) -m coverage report --include='protocol/*' --fail-under=100
+
+unit: tools $(venv) certs
+	$(pytest) $(unit_tests)
+
+e2e: setup
+	$(pytest) tests/compose tests/e2e
+
+# --- the rest ----------------------------------------------------------------------------------------------
+
+demo: setup
+	@$(python) -m demo.run
+
+bench: setup
+	@$(python) -m bench.run
+
+soak: setup
+	$(pytest) -m soak tests
+
+clean:
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
