@@ -46,7 +46,8 @@ _NO_SESSION: Final = (0, -1)
 
 _CLUSTER_ID_TAG: Final = 0
 _REPLICA_STATE_TAG: Final = 1
-_ANY_SIZE: Final = -1
+# In place of a size: the field is a string, which says its own.
+_STRING: Final = -1
 _NO_TAGS: Final[Mapping[int, int]] = {}
 
 
@@ -244,8 +245,8 @@ _FETCHED: Final[Mapping[int, _ReadPartitions]] = {
 
 # Known tags and their sizes, without and with ReplicaState (v15: KIP-903), which has no tags itself.
 _FETCH_TAGS: Final = (
-    {_CLUSTER_ID_TAG: _ANY_SIZE},
-    {_CLUSTER_ID_TAG: _ANY_SIZE, _REPLICA_STATE_TAG: 4 + 8 + 1},
+    {_CLUSTER_ID_TAG: _STRING},
+    {_CLUSTER_ID_TAG: _STRING, _REPLICA_STATE_TAG: 4 + 8 + 1},
 )
 
 
@@ -260,7 +261,8 @@ def _read_tags(frame: Buffer, at: int, known: Mapping[int, int]) -> tuple[Mappin
         size, at = read_uvarint(frame, at)
         if tag not in known or tag in found:
             raise DecodeError(f"a tagged field that we do not know, or twice: {tag}")
-        if known[tag] not in (size, _ANY_SIZE):
+        due = COMPACT.skip_string(frame, at) - at if known[tag] == _STRING else known[tag]
+        if size != due:
             raise DecodeError(f"tagged field {tag} of {size} bytes")
         found[tag] = at
         at += size
