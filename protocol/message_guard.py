@@ -273,6 +273,9 @@ def _tagged_fields(entity: str, known: dict[int, tuple[str, Step]]) -> Step:
                 raise DecodeError(f"{entity}: unknown tag {tag}")
             else:
                 dropped += 1
+                # Adjacent cuts are one: a peer must not make us remember more than it sends.
+                if edits and edits[-1][1] == tag_at:
+                    tag_at = edits.pop()[0]
                 edits.append((tag_at, at + size, b""))
             at += size
         if edits is not None and dropped:

@@ -82,16 +82,26 @@ def hostile_variants(marks: list[Mark]) -> Iterator[Hostile]:
             yield Hostile(number, NULLS[mark.kind])
 
 
-def build(message: Any, seed: int, hostile: Hostile | None = None) -> tuple[bytes, list[Mark]]:
-    """Write a body with at least one element in every array, and its marks in order."""
-    builder = _Builder(random.Random(seed), hostile)
+# Tags 70, 71 and 300, as a newer peer might write them after those that we know.
+UNKNOWN_TAGS = b"\x46\x03new" + b"\x47\x00" + b"\xac\x02\x01\xff"
+
+
+def build(
+    message: Any, seed: int, hostile: Hostile | None = None, *, unknown_tags: bool = False
+) -> tuple[bytes, list[Mark]]:
+    """Write a body with at least one element in every array, and its marks in order.
+
+    With `unknown_tags` every struct in it, also those in tagged fields, has UNKNOWN_TAGS.
+    """
+    builder = _Builder(random.Random(seed), hostile, unknown_tags)
     return builder.entity(message), builder.marks
 
 
 class _Builder:
-    def __init__(self, rng: random.Random, hostile: Hostile | None) -> None:
+    def __init__(self, rng: random.Random, hostile: Hostile | None, unknown_tags: bool) -> None:
         self.rng = rng
         self.hostile = hostile
+        self.unknown_tags = unknown_tags
         self.marks: list[Mark] = []
 
     def mark(self, kind: str, data: bytes, *, nullable: bool = False) -> bytes:
@@ -112,7 +122,7 @@ class _Builder:
         return body + self.tagged_fields(tagged) if flexible else body
 
     def tagged_fields(self, tagged: list[Any]) -> bytes:
-        body = self.mark("tag count", uvarint(len(tagged)))
+        body = self.mark("tag count", uvarint(len(tagged) + (3 if self.unknown_tags else 0)))
         for field in tagged:
             body += self.mark("tag", uvarint(field.metadata["tag"]))
             # The size comes before its value, but depends on it: it takes the mark, then the value is made.
@@ -123,7 +133,7 @@ class _Builder:
             if self.hostile is not None and self.hostile.mark == number:
                 size = self.hostile.data
             body += size + value
-        return body
+        return body + UNKNOWN_TAGS if self.unknown_tags else body
 
     def field(self, field: Any, flexible: bool, in_tag: bool = False) -> bytes:
         kind: Any = field.type
