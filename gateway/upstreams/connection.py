@@ -10,6 +10,7 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
@@ -131,8 +132,8 @@ class BrokerConnection:
         except ConnectionClosed as end:
             self._fail(end)
         except ProtocolError as error:
-            self._wire.abort()
             self._fail(ConnectionClosed(f"{self.peer} broke the protocol: {error}", error))
+            self._wire.abort()
 
     def _settle(self, frame: bytearray) -> None:
         correlation_id = peek_correlation_id(frame)
@@ -232,7 +233,7 @@ class BrokerConnection:
             reason = response.error_message or ErrorCode(response.error_code).name
             raise AuthenticationFailed(f"{self.peer} refused the credentials: {reason}")
         if version >= 1:
-            self.session_lifetime_ms = int(response.session_lifetime_ms)
+            self.session_lifetime_ms = response.session_lifetime // timedelta(milliseconds=1)
         return bytes(response.auth_bytes)
 
     # --- ending ---------------------------------------------------------------------------------------
