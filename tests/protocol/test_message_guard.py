@@ -126,7 +126,7 @@ def test_a_tagged_field_that_shrinks_gets_a_shorter_size() -> None:
 
 
 def test_many_unknown_tags_take_little_memory() -> None:
-    count = 2**20 - 1
+    count = 2**16
     tags = b"".join(
         bytes([tag & 0x7F | 0x80, tag >> 7 & 0x7F | 0x80, tag >> 14, 0]) for tag in range(2**14, count)
     )
@@ -137,7 +137,7 @@ def test_many_unknown_tags_take_little_memory() -> None:
     assert drop_unknown_tags(FetchResponse, data) == body + b"\x00"
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 1 << 20
+    assert peak < 8 * len(data)
 
 
 @pytest.mark.parametrize("broken", [b"\x00\x00\x00\x01", b""])
