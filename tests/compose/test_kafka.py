@@ -1,14 +1,17 @@
 """`compose.kafka` on real brokers: every version, every protocol, and what a test may do to a broker."""
 
+import socket
 import time
 from collections.abc import Callable
 
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer
 
+from compose import local
 from compose.java_tools import client_properties, run_tool
 from compose.kafka import ROOT, KafkaCluster, KafkaUnavailable
 from compose.local import LocalCluster, LocalNode
+from compose.ports import PortLease, lease_ports
 from tests.conftest import Clusters
 
 VERSIONS = ("4.3.0", "3.9.1", "2.4.1")
@@ -159,6 +162,24 @@ def test_a_cluster_that_cannot_start_says_why_and_keeps_its_log() -> None:
     directory = ROOT / str(error.value).rpartition("logs in ")[2]
     assert "log.retention.ms" in (directory / "broker-1.log").read_text()
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("version", ["4.3.0", "2.4.1"])
+def test_a_port_that_somebody_took_is_replaced(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAUSEWAY_KAFKA", "local")
+    leases: list[PortLease] = []
+
+    def lease(count: int) -> PortLease:
+        leases.append(lease_ports(count))
+        if len(leases) == 1:
+            thief.bind(("127.0.0.1", leases[0][0]))
+            thief.listen()
+        return leases[-1]
+
+    monkeypatch.setattr(local, "lease_ports", lease)
+    with socket.socket() as thief, KafkaCluster.start(version) as cluster:
+        assert len(leases) == 2
+        assert cluster.nodes[0].port == leases[1][0]
 
 
 def test_the_provider_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
