@@ -1,4 +1,4 @@
-"""Requests of which a part is refused, in every version: cut, forwarded, and merged in the order of the request."""
+"""Requests of which a part is refused, in every version: cut, forwarded, merged in the request's order."""
 
 import dataclasses
 from collections.abc import Callable
