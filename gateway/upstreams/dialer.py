@@ -132,8 +132,8 @@ def _as_dial_errors(security: Security, where: str, stage: str) -> Iterator[None
         # With TLS 1.3 the server judges our certificate after the handshake has ended for us.
         if isinstance(end.cause, ssl.SSLError):
             raise TlsFailed(f"{where}: {end.cause}") from end
-        hint = "" if security.protocol.uses_tls else "; does the port expect TLS or SASL?"
-        raise ConnectFailed(f"{where}: {end.reason} during {stage}{hint}") from end
+        expected = "a certificate of ours" if security.protocol.uses_tls else "TLS or SASL"
+        raise ConnectFailed(f"{where}: {end.reason} during {stage}; is {expected} expected?") from end
     except (ProtocolError, KafkaError) as error:
         raise ConnectFailed(f"{where}: {stage}: {error}") from error
 

@@ -13,6 +13,7 @@ from kio.schema.errors import ErrorCode
 from gateway.upstreams.metadata import nested_class
 from gateway.wire import ConnectionClosed, FrameConnection
 from protocol.api_keys import ApiKey
+from protocol.errors import DecodeError
 from protocol.headers import RequestHeader, encode_response_header, peek_request_header
 from protocol.messages import decode_request, encode_response, response_class
 
@@ -106,7 +107,7 @@ class FakeBroker:
                     answer = await answer
                 if answer is not None:
                     self.reply(connection, header, answer)
-        except ConnectionClosed:
+        except (ConnectionClosed, DecodeError):
             pass
         finally:
             connection.close()
