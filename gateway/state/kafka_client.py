@@ -4,19 +4,27 @@ One question at a time; after any failure the connections are closed, and the ne
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import logging
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, Self
+from typing import Any, Final, Self
 
+from aiokafka import AIOKafkaConsumer
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, UnsupportedVersionError
 from kio.schema.errors import ErrorCode
 
+from gateway.tasks import Tasks
 from protocol.errors import ProtocolError
 from protocol.headers import encode_request_header, peek_correlation_id, response_body_offset
 from protocol.messages import decode_response, encode_request
+
+_FINISH_S: Final = 1.0
+
+# Its attempts that fail are errors to it; we report what becomes of them.
+logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
 class ClusterError(Exception):
@@ -38,6 +46,47 @@ def error_text(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+async def finish_starting(starting: Coroutine[Any, Any, None]) -> None:
+    """Awaits what connects an aiokafka client; when cancelled, lets it go on a little.
+
+    aiokafka forgets the connection that it is making when it is cancelled.
+    """
+    tasks = Tasks("aiokafka")
+    task = tasks.spawn(_outcome(starting), name="start")
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=_FINISH_S)
+        raise
+    finally:
+        await tasks.close()
+    if (error := task.result()) is not None:
+        raise error
+
+
+async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
+    """Closes a consumer, whatever it is doing.
+
+    Its `stop` cancels its own tasks and may end as if it had been cancelled itself, connections still open.
+    """
+    tasks = Tasks("aiokafka")
+    task = tasks.spawn(_outcome(consumer.stop()), name="stop")
+    try:
+        await asyncio.wait([task], timeout=_FINISH_S)
+    finally:
+        await tasks.close()
+        if task.cancelled():
+            await consumer._client.close()
+
+
+async def _outcome(work: Coroutine[Any, Any, None]) -> Exception | None:
+    try:
+        await work
+    except (KafkaError, OSError) as error:
+        return error
+    return None
+
+
 class KafkaClient:
     """Connections to the brokers of one cluster; `options` are aiokafka's."""
 
@@ -53,7 +102,7 @@ class KafkaClient:
             try:
                 if self._client is None:
                     self._client = AIOKafkaClient(**self._options)
-                    await self._client.bootstrap()
+                    await finish_starting(self._client.bootstrap())
                 yield self
             except BaseException as error:
                 await self._disconnect()
@@ -62,7 +111,7 @@ class KafkaClient:
                 raise
 
     async def send(self, *candidates: Any, node_id: int | None = None) -> Any:
-        """The answer to the first message that the broker knows; to any broker by default. Inside `exclusive`."""
+        """The answer to the first message that the broker (any by default) knows. Inside `exclusive`."""
         if self._client is None:
             raise RuntimeError("send is for use inside `exclusive`")
         node = self._client.get_random_node() if node_id is None else node_id

@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from kio.schema.errors import ErrorCode
 
-from gateway.state.kafka_client import ClusterError, KafkaClient, error_text
+from gateway.state.kafka_client import ClusterError, KafkaClient, error_text, finish_starting, stop_consumer
 from gateway.state.records import Delete, Record, State, StateFormatError, encode_change
 from gateway.state.table import Table
 from gateway.state.topic import StateTopic
@@ -42,7 +42,7 @@ _HOPELESS: Final = frozenset(
 _REQUEST_TIMEOUT_MS: Final = 6_000
 _POLL_MS: Final = 100
 _STALLED_S: Final = 15.0
-_MAX_BACKOFF_S: Final = 10.0
+_MAX_BACKOFF_S: Final = 3.0
 _ATTEMPT_HEADER: Final = "causeway-attempt"
 
 log = structlog.get_logger(__name__)
@@ -189,9 +189,11 @@ class Store:
             while not self._lost:
                 try:
                     return await self._try_write(change, attempts)
-                except (ClusterError, StateUnavailable) as error:
+                except StateUnavailable as error:
+                    log.debug("state.write_again", error=str(error))
+                except ClusterError as error:
                     self._trouble = str(error)
-                    if isinstance(error, ClusterError) and error.code in _HOPELESS:
+                    if error.code in _HOPELESS:
                         break
                     log.debug("state.write_again", error=self._trouble)
                 failures = min(failures + 1, 5)
@@ -285,7 +287,7 @@ class Store:
             **self._options,
         )
         try:
-            await consumer.start()
+            await finish_starting(consumer.start())
             consumer.assign([partition])
             if not await consumer.seek_to_beginning(partition):
                 raise ClusterError("the broker did not tell where the topic starts")
@@ -312,7 +314,7 @@ class Store:
                     if now - asked_at > self._check_interval_s:
                         asked_at, end = await self._check_end()
         finally:
-            await consumer.stop()
+            await stop_consumer(consumer)
 
     async def _check_end(self) -> tuple[float, int]:
         asked_at, before = time.monotonic(), self._position
