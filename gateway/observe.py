@@ -14,8 +14,12 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from protocol.api_keys import ApiKey, supported_versions
+
 MASK = "[hidden]"
 _SECRET_WORDS = ("password", "secret", "token", "jaas", "auth_bytes", "salted", "private", "credential")
+
+_API_NAMES = {int(key): key.name for key in ApiKey}
 
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
 registry = CollectorRegistry()
@@ -68,6 +72,31 @@ bound_refusals = Counter(
     ["api", "reason"],
     registry=registry,
 )
+
+
+def api_name(api_key: int) -> str:
+    """The name of an API for labels and logs; a client can make up keys, but not labels."""
+    return _API_NAMES.get(api_key, "UNKNOWN")
+
+
+class RequestCounter:
+    """Counts the requests of one listener; finding a labelled series costs more than counting in it."""
+
+    def __init__(self, listener: str) -> None:
+        self._bytes = request_bytes.labels(listener)
+        self._series: dict[tuple[int, int], Counter] = {}
+
+    def add(self, api_key: int, version: int, size_bytes: int) -> None:
+        """Counts one request of that size."""
+        series = self._series.get((api_key, version))
+        if series is None:
+            known = supported_versions(api_key)
+            label = str(version) if known is not None and version in known else "other"
+            series = requests.labels(api_name(api_key), label)
+            if label != "other":
+                self._series[api_key, version] = series
+        series.inc()
+        self._bytes.inc(size_bytes)
 
 
 def metrics_page() -> bytes:

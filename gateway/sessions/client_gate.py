@@ -1,0 +1,313 @@
+"""What becomes of a client's requests once it is known who the client is.
+
+Most are forwarded as they are. Looked into are: Produce and what else would change a mirror topic (refused in
+part, the rest goes on), requests that name what is reserved (`reserved_names`), and responses with broker
+addresses, fillers or lists of everything. What was not advertised is refused by closing, as Kafka does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+from kio.schema.errors import ErrorCode
+
+from gateway import observe
+from gateway.sessions import local_replies
+from gateway.sessions.broker_versions import BrokerVersions
+from gateway.sessions.request_path import Decision, Finish, Forward, Parts, Refuse, Reply
+from gateway.sessions.reserved_names import (
+    LISTING_APIS,
+    RESERVED_BYTES,
+    Substitution,
+    is_reserved,
+    without_reserved,
+)
+from gateway.sessions.services import SessionServices
+from gateway.state.store import StateUnavailable
+from gateway.upstreams.errors import DialError, KafkaError
+from gateway.wire import ConnectionClosed
+from protocol import fillers
+from protocol.api_keys import ApiKey
+from protocol.api_versions import ANSWERED_HERE, encode_api_versions_body, is_forwardable
+from protocol.broker_addresses import ADDRESS_VERSIONS, rewrite_addresses
+from protocol.errors import ProtocolError
+from protocol.headers import RequestHeader, response_body_offset
+from protocol.messages import decode_request, decode_response, encode_request, encode_response
+from protocol.produce_refusals import split_produce
+from protocol.refusals import Answer, Cut, Refusal, read_only, split_configs, split_request
+from protocol.request_views import ProduceView, read_produce
+
+log = structlog.get_logger(__name__)
+
+_FETCHES: Final = frozenset({ApiKey.FETCH, ApiKey.SHARE_FETCH})
+_NO_ACKS: Final = 0
+_TOPIC_RESOURCE: Final = 2
+# Whatever keeps the state from being read: until it can be, it is unknown which topics are mirrors.
+_STATE_UNKNOWN: Final = (
+    StateUnavailable, DialError, KafkaError, ConnectionClosed, ProtocolError, TimeoutError, OSError
+)  # fmt: skip
+# What makes a client look again, and the state may be there by then.
+_RETRIABLE: Final[dict[int, ErrorCode]] = {
+    ApiKey.PRODUCE: ErrorCode.not_leader_or_follower,
+    ApiKey.ADD_PARTITIONS_TO_TXN: ErrorCode.coordinator_load_in_progress,
+}
+
+
+class ClientGate:
+    """Decides about the requests of one session with broker `node_id` (None: any)."""
+
+    def __init__(self, services: SessionServices, node_id: int | None) -> None:
+        self._services = services
+        self._mirrors = services.mirrors
+        self._node_id = node_id
+        self._versions: BrokerVersions | None = None
+        self._log = log.bind(listener=services.listener, node_id=node_id)
+        self._finishes: dict[tuple[int, int], Finish | None] = {}
+
+    async def decide(self, header: RequestHeader, frame: bytearray) -> Decision:
+        """What becomes of a request; DecodeError if it had to be looked into and is malformed, DialError."""
+        key, version = header.api_key, header.api_version
+        versions = self._versions
+        if versions is None:
+            versions = self._versions = await self._services.versions.of(self._node_id)
+        if key in ANSWERED_HERE:
+            return await _STEPS[key](self, header, frame)
+        if not is_forwardable(versions.shown, key, version):
+            return Refuse(f"{observe.api_name(key)} version {version} was not advertised")
+        step = _STEPS.get(key)
+        if step is not None:
+            return await step(self, header, frame)
+        if self._may_name_reserved(frame):
+            return self._substitute(header, frame)
+        return Forward(frame, self._finish(key, version))
+
+    # --- answered here ---------------------------------------------------------------------------------
+
+    async def _api_versions(self, header: RequestHeader, _frame: bytearray) -> Decision:
+        # A client that reconnects to an upgraded broker asks again; one that stays asks never.
+        versions = self._versions = await self._services.versions.of(self._node_id)
+        return Reply(encode_api_versions_body(header.api_version, versions.shown, versions.features))
+
+    async def _illegal_sasl_state(self, header: RequestHeader, _frame: bytearray) -> Decision:
+        key, version = header.api_key, header.api_version
+        lowest, highest = ANSWERED_HERE[key]
+        if not lowest <= version <= highest:
+            return Refuse(f"{observe.api_name(key)} version {version} was not advertised")
+        if key == ApiKey.SASL_HANDSHAKE:
+            return Reply(local_replies.sasl_handshake(version, ErrorCode.illegal_sasl_state))
+        message = "SaslAuthenticate request received after successful authentication"
+        return Reply(local_replies.sasl_authenticate(version, ErrorCode.illegal_sasl_state, message))
+
+    # --- mirror topics ---------------------------------------------------------------------------------
+
+    async def _produce(self, header: RequestHeader, frame: bytearray) -> Decision:
+        request = read_produce(header.api_version, frame, header.body_offset)
+        refused = await self._produce_refusals(request)
+        finish = self._finish(header.api_key, header.api_version)
+        expects_reply = request.acks != _NO_ACKS
+        split = split_produce(request, refused.get) if refused else None
+        if split is None:
+            return Forward(frame, finish, expects_reply)
+        _count_refusals(header, refused)
+        if expects_reply:
+            return self._partly(header, frame, split)
+        # The only way to tell such a producer that something was refused (KafkaApis.handleProduceRequest).
+        why = "Produce without acknowledgement to topics that refuse it"
+        if isinstance(split, Answer):
+            return Refuse(why)
+        return Forward(frame[: header.body_offset] + split.body, expects_reply=False, close_after=why)
+
+    async def _produce_refusals(self, request: ProduceView) -> dict[str | UUID, Refusal]:
+        topics = [view.topic for view in request.topics]
+        if request.transactional_id is not None and is_reserved(request.transactional_id):
+            return dict.fromkeys(topics, Refusal(ErrorCode.transactional_id_authorization_failed))
+        refused: dict[str | UUID, Refusal] = {}
+        reserved_ids = self._services.reserved_ids()
+        for topic in topics:
+            if isinstance(topic, UUID):
+                if topic in reserved_ids:
+                    refused[topic] = Refusal(ErrorCode.unknown_topic_id)
+            elif is_reserved(topic):
+                refused[topic] = Refusal(ErrorCode.unknown_topic_or_partition)
+        others = [topic for topic in topics if topic not in refused]
+        unknown = await self._unknown_state(ApiKey.PRODUCE, others)
+        if unknown is not None:
+            return refused | dict.fromkeys(others, unknown)
+        for topic in others:
+            mirror = self._mirrors.read_only_mirror(topic)
+            if mirror is not None:
+                refused[topic] = read_only(ApiKey.PRODUCE, mirror)
+        return refused
+
+    async def _change_topics(self, header: RequestHeader, frame: bytearray) -> Decision:
+        """AddPartitionsToTxn, DeleteRecords, CreatePartitions: not on mirrors."""
+        key, version = header.api_key, header.api_version
+        request = decode_request(key, version, memoryview(frame)[header.body_offset :])
+        unknown = await self._unknown_state(key, _topics_of(request))
+
+        def refused(topic: str) -> Refusal | None:
+            mirror = self._mirrors.read_only_mirror(topic)
+            return unknown if mirror is None else read_only(key, mirror)
+
+        return self._maybe_partly(header, frame, split_request(request, refused))
+
+    async def _alter_configs(self, header: RequestHeader, frame: bytearray) -> Decision:
+        """AlterConfigs, IncrementalAlterConfigs: not what the link of a mirror relies on."""
+        request = decode_request(header.api_key, header.api_version, memoryview(frame)[header.body_offset :])
+        topics = [each.resource_name for each in request.resources if each.resource_type == _TOPIC_RESOURCE]
+        if await self._unknown_state(header.api_key, topics) is not None:
+            return Refuse("the state cannot be read, so it is unknown which configs a link relies on")
+        return self._maybe_partly(header, frame, split_configs(request, self._mirrors.held_configs))
+
+    async def _unknown_state(self, key: int, topics: Iterable[str | UUID]) -> Refusal | None:
+        """Why nothing may be written to the topics for now; None if it is known which of them are mirrors."""
+        try:
+            await self._mirrors.before_produce(topics)
+        except _STATE_UNKNOWN as error:
+            self._log.warning("state.unknown", error=str(error))
+            code = _RETRIABLE.get(key, ErrorCode.request_timed_out)
+            return Refusal(code, f"The gateway cannot read its state: {error}")
+        return None
+
+    def _maybe_partly(self, header: RequestHeader, frame: bytearray, split: Answer | Cut | None) -> Decision:
+        if split is not None:
+            observe.refusals.labels(observe.api_name(header.api_key), "mirror").inc()
+            return self._partly(header, frame, split)
+        if self._may_name_reserved(frame):
+            return self._substitute(header, frame)
+        return Forward(frame, self._finish(header.api_key, header.api_version))
+
+    def _partly(self, header: RequestHeader, frame: bytearray, split: Answer | Cut) -> Decision:
+        """Forwards what is left after a part was refused."""
+        if isinstance(split, Answer):
+            return Reply(split.body)
+        key, version = header.api_key, header.api_version
+        plain = self._finish(key, version)
+
+        def finish(response: bytearray) -> Parts:
+            body_at = response_body_offset(key, version, response)
+            merged = response[:body_at] + split.merge(memoryview(response)[body_at:])
+            return (merged,) if plain is None else plain(merged)
+
+        rest = frame[: header.body_offset] + split.body
+        if key != ApiKey.PRODUCE and self._may_name_reserved(rest):
+            return self._substitute(header, rest, finish)
+        return Forward(rest, finish)
+
+    async def _delete_topics(self, header: RequestHeader, frame: bytearray) -> Decision:
+        decision = (
+            self._substitute(header, frame)
+            if self._may_name_reserved(frame)
+            else Forward(frame, self._finish(header.api_key, header.api_version))
+        )
+        plain = decision.finish
+
+        def finish(response: bytearray) -> Parts:
+            body = memoryview(response)[response_body_offset(header.api_key, header.api_version, response) :]
+            for result in decode_response(header.api_key, header.api_version, body).responses:
+                topic = result.name or getattr(result, "topic_id", None)
+                if result.error_code == ErrorCode.none and topic is not None:
+                    self._mirrors.topic_deleted(topic)
+            return (response,) if plain is None else plain(response)
+
+        return Forward(decision.frame, finish)
+
+    # --- reserved names --------------------------------------------------------------------------------
+
+    def _may_name_reserved(self, frame: bytearray) -> bool:
+        if RESERVED_BYTES in frame:
+            return True
+        return any(topic_id.bytes in frame for topic_id in self._services.reserved_ids())
+
+    def _substitute(self, header: RequestHeader, frame: bytearray, then: Finish | None = None) -> Forward:
+        key, version = header.api_key, header.api_version
+        plain = then or self._finish(key, version)
+        names = Substitution(self._services.reserved_ids())
+        request = names.request(decode_request(key, version, memoryview(frame)[header.body_offset :]))
+        if not names.changed:
+            # The bytes were part of something else: a longer name, a text.
+            return Forward(frame, plain)
+        observe.refusals.labels(observe.api_name(key), "reserved").inc()
+
+        def finish(response: bytearray) -> Parts:
+            whole = response if plain is None else bytearray().join(plain(response))
+            body_at = response_body_offset(key, version, whole)
+            body = names.response(decode_response(key, version, memoryview(whole)[body_at:]))
+            return (whole[:body_at], encode_response(body))
+
+        return Forward(frame[: header.body_offset] + encode_request(request), finish)
+
+    # --- responses -------------------------------------------------------------------------------------
+
+    def _finish(self, key: int, version: int) -> Finish | None:
+        try:
+            return self._finishes[key, version]
+        except KeyError:
+            finish = self._finishes[key, version] = self._make_finish(key, version)
+            return finish
+
+    def _make_finish(self, key: int, version: int) -> Finish | None:
+        if key in ADDRESS_VERSIONS:
+            fetches = key in _FETCHES
+            if not fetches and version < ADDRESS_VERSIONS[key].start:
+                return None
+            advertised = self._services.advertised
+            hidden = is_reserved if key == ApiKey.METADATA else None
+
+            def finish_addresses(frame: bytearray) -> Parts:
+                if fetches:
+                    self._present_fillers(frame)
+                rewritten = rewrite_addresses(key, version, frame, advertised, hidden)
+                return rewritten if isinstance(rewritten, list) else (rewritten,)
+
+            return finish_addresses
+        if key in LISTING_APIS:
+
+            def finish_listing(frame: bytearray) -> Parts:
+                if RESERVED_BYTES not in frame:
+                    return (frame,)
+                body_at = response_body_offset(key, version, frame)
+                body = without_reserved(decode_response(key, version, memoryview(frame)[body_at:]))
+                return (frame[:body_at], encode_response(body))
+
+            return finish_listing
+        return None
+
+    def _present_fillers(self, frame: bytearray) -> None:
+        keys = self._mirrors.filler_keys()
+        if keys:
+            presented = fillers.present(frame, keys)
+            if presented:
+                observe.fillers_presented.inc(presented)
+
+
+def _topics_of(request: Any) -> list[str | UUID]:
+    """The topics of a DeleteRecords, CreatePartitions or AddPartitionsToTxn (up to v3) request."""
+    topics = (
+        request.v3_and_below_topics if request.__api_key__ == ApiKey.ADD_PARTITIONS_TO_TXN else request.topics
+    )
+    return [topic.name for topic in topics]
+
+
+def _count_refusals(header: RequestHeader, refused: dict[str | UUID, Refusal]) -> None:
+    for refusal in refused.values():
+        observe.refusals.labels(observe.api_name(header.api_key), ErrorCode(refusal.error_code).name).inc()
+
+
+_Step = Callable[[ClientGate, RequestHeader, bytearray], Awaitable[Decision]]
+# A table of the gate's own methods.
+_STEPS: Final[dict[int, _Step]] = {
+    ApiKey.API_VERSIONS: ClientGate._api_versions,
+    ApiKey.SASL_HANDSHAKE: ClientGate._illegal_sasl_state,
+    ApiKey.SASL_AUTHENTICATE: ClientGate._illegal_sasl_state,
+    ApiKey.PRODUCE: ClientGate._produce,
+    ApiKey.ADD_PARTITIONS_TO_TXN: ClientGate._change_topics,
+    ApiKey.DELETE_RECORDS: ClientGate._change_topics,
+    ApiKey.CREATE_PARTITIONS: ClientGate._change_topics,
+    ApiKey.ALTER_CONFIGS: ClientGate._alter_configs,
+    ApiKey.INCREMENTAL_ALTER_CONFIGS: ClientGate._alter_configs,
+    ApiKey.DELETE_TOPICS: ClientGate._delete_topics,
+}

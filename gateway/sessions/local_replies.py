@@ -1,0 +1,42 @@
+"""Bodies of the responses that the gateway gives itself, but for ApiVersions, which `protocol` has.
+
+SaslHandshake 0–1, SaslAuthenticate 0–2 (KIP-43, KIP-152) and the refusal of a LinkAttach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from kio.schema.errors import ErrorCode
+
+from protocol.api_keys import ApiKey
+from protocol.messages import encode_response, response_class
+from protocol.reverse import LinkAttachResponse
+
+MECHANISMS: Final = ("PLAIN",)
+# One text for a wrong password and a wrong name, as Kafka's PlainServerCallbackHandler has it.
+BAD_CREDENTIALS: Final = "Authentication failed: Invalid username or password"
+
+
+def sasl_handshake(version: int, error: ErrorCode, mechanisms: Sequence[str] = MECHANISMS) -> bytes:
+    """What mechanisms there are, and whether the client's is one of them."""
+    made = response_class(ApiKey.SASL_HANDSHAKE, version)
+    return encode_response(made(error_code=error, mechanisms=tuple(mechanisms)))
+
+
+def sasl_authenticate(version: int, error: ErrorCode = ErrorCode.none, message: str | None = None) -> bytes:
+    """The outcome of an authentication; a session of ours has no end by itself (session lifetime 0)."""
+    made = response_class(ApiKey.SASL_AUTHENTICATE, version)
+    return encode_response(made(error_code=error, error_message=message, auth_bytes=b""))
+
+
+def link_attach_refused(message: str) -> bytes:
+    """The answer to a LinkAttach of a principal that may not alter the cluster."""
+    return LinkAttachResponse(
+        error_code=ErrorCode.cluster_authorization_failed,
+        error_message=message,
+        link_id=None,
+        instance_id="",
+        instance_count=0,
+    ).encode()

@@ -1,0 +1,185 @@
+"""The way of requests and responses through a session: one client connection is one upstream connection.
+
+A gate decides per request (`Decision`); this module acts: admit while `in_flight` has room and the writers
+have drained, send with a correlation id of our own, match the reply, finish it, write in the client's order.
+We read the next reply only when the client's writer has drained.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from gateway.wire import BytesLike, ConnectionClosed, FrameConnection
+from protocol.headers import (
+    RequestHeader,
+    encode_response_header,
+    peek_correlation_id,
+    rewrite_request_correlation_id,
+    rewrite_response_correlation_id,
+)
+from protocol.in_flight import InFlight
+
+Parts: TypeAlias = Sequence[BytesLike]
+# Makes the client's response out of the broker's whole frame, which has the client's correlation id already.
+Finish: TypeAlias = Callable[[bytearray], Parts]
+
+_CORRELATION_IDS: Final = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Send `frame`, a whole request, upstream; `finish` makes the client's response, None leaves it as it is.
+
+    With `close_after` the session ends then, for that reason.
+    """
+
+    frame: bytearray
+    finish: Finish | None = None
+    expects_reply: bool = True
+    close_after: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer here: `body` is a response's body, without header."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Close the connection, as Kafka does with what it cannot answer; `reason` is for the log."""
+
+    reason: str
+
+
+Decision: TypeAlias = Forward | Reply | Refuse
+
+
+class RequestPath:
+    """Requests and responses of one client connection; `dial` makes the upstream connection when needed."""
+
+    def __init__(
+        self,
+        wire: FrameConnection,
+        dial: Callable[[], Awaitable[FrameConnection]],
+        *,
+        max_in_flight: int,
+        max_in_flight_bytes: int,
+        on_upstream: Callable[[], None],
+    ) -> None:
+        self.in_flight: InFlight[Finish | None] = InFlight(max_in_flight, max_in_flight_bytes)
+        self.response_bytes = 0
+        self._wire = wire
+        self._dial = dial
+        self._on_upstream = on_upstream
+        self._upstream: FrameConnection | None = None
+        self._correlation_ids = itertools.count()
+        self._progress = asyncio.Event()
+
+    @property
+    def upstream(self) -> FrameConnection | None:
+        """The connection to the broker, once something had to be forwarded."""
+        return self._upstream
+
+    async def admit(self, size_bytes: int) -> None:
+        """Returns when there is room for a request of that size and the client takes its responses.
+
+        A client that has left is no hindrance: what it sent before still goes to the broker.
+        """
+        await self._client_drained()
+        while not self.in_flight.has_room(size_bytes):
+            await self._wait_for_progress()
+
+    async def idle(self) -> None:
+        """Returns when nothing is in flight and every response has been handed to the kernel's buffers."""
+        while not self.in_flight.empty:
+            await self._wait_for_progress()
+
+    async def _wait_for_progress(self) -> None:
+        if self._upstream is None or self._upstream.closed:
+            raise ConnectionClosed("the broker left requests unanswered")
+        self._progress.clear()
+        await self._progress.wait()
+
+    def wake(self) -> None:
+        """Lets those who wait for a free place look again; called on every progress and at the end."""
+        self._progress.set()
+
+    async def forward(self, header: RequestHeader, decision: Forward) -> None:
+        """Sends the request upstream, dialling it first if need be; returns when its writer has drained."""
+        upstream = self._upstream
+        if upstream is None:
+            upstream = self._upstream = await self._dial()
+            self._on_upstream()
+        correlation_id = next(self._correlation_ids) % _CORRELATION_IDS
+        frame = decision.frame
+        rewrite_request_correlation_id(frame, correlation_id)
+        if decision.expects_reply:
+            self.in_flight.add_forwarded(correlation_id, header, len(frame), decision.finish)
+        upstream.write_frame(frame)
+        await upstream.drain()
+
+    def reply(self, header: RequestHeader, body: bytes) -> None:
+        """Answers a request here, in its turn."""
+        response_header = encode_response_header(header.api_key, header.api_version, header.correlation_id)
+        self.in_flight.add_local((response_header, body))
+        self._write_ready()
+
+    async def linger(self, timeout_s: float) -> None:
+        """Waits, while responses are relayed, until the broker has answered what it was sent.
+
+        A connection that is closed with a response unread is reset, and a broker drops requests that it has
+        received but not yet handled when that happens: what a client sent before it left would be lost.
+        """
+        upstream = self._upstream
+        if upstream is None or upstream.closed:
+            return
+        with contextlib.suppress(TimeoutError, ConnectionClosed):
+            async with asyncio.timeout(timeout_s):
+                await self.idle()
+
+    def close(self) -> None:
+        """Ends the upstream connection after sending what was written."""
+        if self._upstream is not None:
+            self._upstream.close()
+
+    def abort(self) -> None:
+        """Ends the upstream connection at once."""
+        if self._upstream is not None:
+            self._upstream.abort()
+
+    async def relay_responses(self) -> None:
+        """Passes the upstream's responses on until it ends: ConnectionClosed, DecodeError."""
+        upstream, in_flight = self._upstream, self.in_flight
+        if upstream is None:
+            raise RuntimeError("nothing was forwarded yet")
+        while True:
+            await self._client_drained()
+            frame = upstream.next_frame()
+            if frame is None:
+                frame = await upstream.read_frame()
+            entry = in_flight.match(peek_correlation_id(frame))
+            rewrite_response_correlation_id(frame, entry.header.correlation_id)
+            finish = entry.context
+            in_flight.complete(entry, (frame,) if finish is None else finish(frame))
+            self._write_ready()
+
+    async def _client_drained(self) -> None:
+        try:
+            await self._wire.drain()
+        except ConnectionClosed:
+            return
+
+    def _write_ready(self) -> None:
+        ready = self.in_flight.pop_ready()
+        if not self._wire.closed:
+            for parts in ready:
+                self.response_bytes += sum(map(len, parts))
+                self._wire.write_frame(*parts)
+        self.wake()

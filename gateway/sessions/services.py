@@ -1,0 +1,79 @@
+"""What the sessions of one listener share, and the shapes of what is passed in from above."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from gateway.config import Authentication, LimitsConfig
+from gateway.security.credentials import Credentials
+from gateway.security.principals import Principal
+from gateway.sessions.broker_versions import VersionCache
+from gateway.upstreams.connection import BrokerConnection
+from gateway.wire import FrameConnection
+from protocol.reverse import LinkAttachRequest, LinkAttachResponse
+
+
+class UpstreamCluster(Protocol):
+    """The cluster behind the sessions; `node_id` None stands for any broker."""
+
+    async def connect(self, node_id: int | None) -> BrokerConnection:
+        """A connection of its own, ready for requests; DialError."""
+        ...
+
+
+class MirrorGuard(Protocol):
+    """What the sessions ask about mirror topics; a topic is named by its name or its id."""
+
+    async def before_produce(self, topics: Iterable[str | UUID]) -> None:
+        """Returns when the state is known up to now for each of the topics; StateUnavailable."""
+        ...
+
+    def read_only_mirror(self, topic: str | UUID) -> str | None:
+        """The name of the mirror topic that clients may not write to, else None."""
+        ...
+
+    def held_configs(self, topic: str) -> frozenset[str]:
+        """The configs that the link relies on; empty if the topic is no mirror."""
+        ...
+
+    def filler_keys(self) -> tuple[bytes, ...]:
+        """The keys of the records that clients must see as control batches."""
+        ...
+
+    def topic_deleted(self, topic: str | UUID) -> None:
+        """Told after a client deleted a topic."""
+        ...
+
+
+class AttachHandler(Protocol):
+    """The destination side of source-initiated links."""
+
+    async def attach(self, principal: Principal, request: LinkAttachRequest) -> LinkAttachResponse:
+        """Decides; the answer is sent by the session."""
+        ...
+
+    def park(self, principal: Principal, request: LinkAttachRequest, wire: FrameConnection) -> None:
+        """Takes the connection over after an answer without an error was written."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionServices:
+    """Shared by the sessions of one listener. `advertised` gives a broker's address as its clients see it."""
+
+    listener: str
+    authentication: Authentication
+    advertised: Callable[[int], tuple[str, int] | None]
+    cluster: UpstreamCluster
+    versions: VersionCache
+    credentials: Credentials
+    mirrors: MirrorGuard
+    limits: LimitsConfig
+    super_users: frozenset[str] = frozenset()
+    attach: AttachHandler | None = None
+    reserved_ids: Callable[[], frozenset[UUID]] = frozenset
+    # False until users, mirrors and fillers are known.
+    serving: Callable[[], bool] = lambda: True

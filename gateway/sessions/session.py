@@ -1,0 +1,340 @@
+"""A client session, from the first byte of its connection to the last.
+
+Two loops: one takes requests (read → gate by state → admit → decide → forward or reply), the other relays the
+upstream's responses; whichever ends first ends the session. SASL PLAIN (KIP-43, KIP-152), mTLS, or no
+authentication; LinkAttach hands the connection over to a cluster link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+from kio.schema.errors import ErrorCode
+
+from gateway import observe
+from gateway.config import Authentication
+from gateway.security.credentials import PlainTokenError, parse_plain_token
+from gateway.security.principals import ANONYMOUS, Principal, certificate_principal
+from gateway.sessions import local_replies
+from gateway.sessions.client_gate import ClientGate
+from gateway.sessions.request_path import Forward, Refuse, Reply, RequestPath
+from gateway.sessions.services import SessionServices
+from gateway.sessions.session_state import (
+    ALLOWED_BEFORE_READY,
+    SessionEvent,
+    SessionState,
+    next_state,
+)
+from gateway.tasks import Tasks
+from gateway.upstreams.errors import DialError
+from gateway.wire import ConnectionClosed, FrameConnection
+from protocol.api_keys import ApiKey
+from protocol.errors import ProtocolError
+from protocol.headers import RequestHeader, peek_request_header
+from protocol.messages import decode_request
+from protocol.reverse import LinkAttachRequest
+
+log = structlog.get_logger(__name__)
+
+# Kafka's connection.failed.authentication.delay.ms: guessing passwords is slow on every connection.
+_FAILED_AUTHENTICATION_DELAY_S: Final = 0.1
+# After a client has gone, what it sent without waiting for an answer may still be on its way to the broker.
+_FLUSH_UPSTREAM_S: Final = 5.0
+
+
+class SessionRefused(Exception):
+    """The client asked for what no answer can be given to; the connection is closed, as Kafka does."""
+
+    def __init__(self, cause: str, reason: str) -> None:
+        super().__init__(reason)
+        self.cause = cause
+
+
+class Session:
+    """One client connection `wire` at the port of broker `node_id` (None: bootstrap). `run` ends with it."""
+
+    def __init__(self, wire: FrameConnection, services: SessionServices, *, node_id: int | None) -> None:
+        self.principal: Principal | None = None
+        self._wire = wire
+        self._services = services
+        self._node_id = node_id
+        self._state = SessionState.HANDSHAKE
+        self._tasks = Tasks(f"session {wire.peer}")
+        self._readable = asyncio.Event()
+        self._gate = ClientGate(services, node_id)
+        self._path = RequestPath(
+            wire,
+            self._dial,
+            max_in_flight=services.limits.max_in_flight,
+            max_in_flight_bytes=services.limits.max_in_flight_bytes,
+            on_upstream=self._start_relaying,
+        )
+        self._end: tuple[str, str] | None = None
+        self._give_up: asyncio.TimerHandle | None = None
+        self._after: Callable[[], None] | None = None
+        self._log = log.bind(listener=services.listener, peer=wire.peer, node_id=node_id)
+        wire.on_readable = self._wake
+
+    @property
+    def state(self) -> SessionState:
+        """Where the session is."""
+        return self._state
+
+    def idle_s(self) -> float:
+        """Seconds since the client was last heard; 0 while it waits for an answer."""
+        return 0.0 if not self._path.in_flight.empty else time.monotonic() - self._wire.last_read_monotonic
+
+    # --- life ------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serves the client until either side ends the connection, or it was handed over to a link."""
+        late = asyncio.get_running_loop().call_later(
+            self._services.limits.authentication_timeout_ms / 1000, self._authentication_is_late
+        )
+        try:
+            self._open()
+            await self._serve()
+            if self._state is SessionState.DRAINING:
+                await self._path.idle()
+                self._ended("drained", "draining")
+        except ConnectionClosed as end:
+            self._ended("client_closed", end.reason)
+        except SessionRefused as refusal:
+            self._ended(refusal.cause, str(refusal))
+        except ProtocolError as error:
+            self._ended("protocol_error", str(error))
+        except DialError as error:
+            observe.upstream_errors.labels(type(error).__name__).inc()
+            self._ended("upstream_unreachable", str(error))
+        finally:
+            late.cancel()
+            await self._finish()
+
+    async def drain(self) -> None:
+        """Takes no further request; `run` ends when those in flight are answered. Idempotent."""
+        was = self._state
+        self._change(SessionEvent.DRAIN)
+        if was is not SessionState.DRAINING and self._state is SessionState.CLOSED:
+            self.close("drained", "draining")
+        self._wake()
+
+    def close(self, cause: str, reason: str) -> None:
+        """Ends the session after sending what was written. Idempotent."""
+        if self._state is not SessionState.HANDED_OVER:
+            self._ended(cause, reason)
+            self._wire.close()
+            self._path.wake()
+
+    def abort(self) -> None:
+        """Ends the session at once."""
+        if self._state is not SessionState.HANDED_OVER:
+            self._ended("aborted", "took too long to end")
+            self._wire.abort()
+            self._path.abort()
+
+    def _open(self) -> None:
+        if not self._services.serving():
+            raise SessionRefused("not_ready", "the gateway has not read its state yet")
+        authentication = self._services.authentication
+        if authentication is Authentication.NONE:
+            self._authenticated(ANONYMOUS)
+        elif authentication is Authentication.MTLS:
+            certificate = self._wire.ssl_object and self._wire.ssl_object.getpeercert(binary_form=True)
+            if not certificate:
+                observe.authentications.labels("mtls", "refused").inc()
+                raise SessionRefused("unauthenticated", "no client certificate")
+            self._authenticated(certificate_principal(certificate))
+            observe.authentications.labels("mtls", "accepted").inc()
+
+    def _authenticated(self, principal: Principal) -> None:
+        self._change(SessionEvent.AUTHENTICATED)
+        self.principal = principal
+        self._wire.max_frame_bytes = self._services.limits.max_frame_bytes
+        self._log = self._log.bind(principal=str(principal))
+
+    def _change(self, event: SessionEvent) -> None:
+        self._state = next_state(self._state, event)
+
+    def _ended(self, cause: str, reason: str) -> None:
+        if self._end is None:
+            self._end = (cause, reason)
+
+    async def _finish(self) -> None:
+        if self._give_up is not None:
+            self._give_up.cancel()
+        await self._path.linger(_FLUSH_UPSTREAM_S)
+        await self._tasks.close()
+        self._path.close()
+        self._wire.on_readable = None
+        cause, reason = self._end or ("error", "internal error")
+        if self._after is not None:
+            cause = "handed_over"
+            self._after()
+        else:
+            self._change(SessionEvent.CLOSE)
+            self._wire.close()
+        observe.disconnects.labels(self._services.listener, cause).inc()
+        observe.response_bytes.labels(self._services.listener).inc(self._path.response_bytes)
+        quiet = cause in {"client_closed", "drained", "idle", "handed_over"}
+        self._log.log(10 if quiet else 30, "session.ended", cause=cause, reason=reason)
+        if self._after is None:
+            await self._wire.wait_closed()
+
+    def _authentication_is_late(self) -> None:
+        if self._state in ALLOWED_BEFORE_READY:
+            observe.authentications.labels(self._services.authentication, "timeout").inc()
+            self.close("unauthenticated", "not authenticated in time")
+
+    # --- requests --------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        self._readable.set()
+        if self._wire.closed and self._give_up is None:
+            # A broker that takes nothing must not hold a session whose client has gone.
+            self._give_up = asyncio.get_running_loop().call_later(_FLUSH_UPSTREAM_S, self._path.abort)
+
+    async def _serve(self) -> None:
+        wire, path, gate = self._wire, self._path, self._gate
+        count = observe.RequestCounter(self._services.listener)
+        while self._state is not SessionState.DRAINING and self._state is not SessionState.HANDED_OVER:
+            frame = wire.next_frame()
+            if frame is None:
+                self._readable.clear()
+                await self._readable.wait()
+                continue
+            header = peek_request_header(frame)
+            count.add(header.api_key, header.api_version, len(frame))
+            if self._state is not SessionState.READY:
+                await self._before_ready(header, frame)
+                continue
+            await path.admit(len(frame))
+            if header.api_key == ApiKey.LINK_ATTACH:
+                await self._attach(header, frame)
+                continue
+            decision = await gate.decide(header, frame)
+            if isinstance(decision, Forward):
+                await path.forward(header, decision)
+                if decision.close_after is not None:
+                    self._refuse(header, Refuse(decision.close_after))
+            elif isinstance(decision, Reply):
+                path.reply(header, decision.body)
+            else:
+                self._refuse(header, decision)
+
+    def _refuse(self, header: RequestHeader, refusal: Refuse) -> None:
+        observe.refusals.labels(observe.api_name(header.api_key), "closed").inc()
+        raise SessionRefused("refused", refusal.reason)
+
+    # --- authentication --------------------------------------------------------------------------------
+
+    async def _before_ready(self, header: RequestHeader, frame: bytearray) -> None:
+        if header.api_key not in ALLOWED_BEFORE_READY.get(self._state, ()):
+            raise SessionRefused(
+                "unauthenticated", f"{observe.api_name(header.api_key)} request while {self._state}"
+            )
+        await self._path.admit(len(frame))
+        await _BEFORE_READY[header.api_key](self, header, frame)
+
+    async def _api_versions(self, header: RequestHeader, frame: bytearray) -> None:
+        decision = await self._gate.decide(header, frame)
+        if not isinstance(decision, Reply):
+            raise SessionRefused("refused", "ApiVersions cannot be answered")
+        self._path.reply(header, decision.body)
+
+    async def _sasl_handshake(self, header: RequestHeader, frame: bytearray) -> None:
+        # Version 0 goes on with raw tokens instead of SaslAuthenticate (before Kafka 1.0).
+        if header.api_version != 1:
+            raise SessionRefused("refused", f"SaslHandshake version {header.api_version}")
+        request = decode_request(header.api_key, header.api_version, memoryview(frame)[header.body_offset :])
+        if request.mechanism not in local_replies.MECHANISMS:
+            body = local_replies.sasl_handshake(header.api_version, ErrorCode.unsupported_sasl_mechanism)
+            await self._authentication_failed(header, body, "unsupported mechanism")
+        self._path.reply(header, local_replies.sasl_handshake(header.api_version, ErrorCode.none))
+        self._change(SessionEvent.MECHANISM_CHOSEN)
+
+    async def _sasl_authenticate(self, header: RequestHeader, frame: bytearray) -> None:
+        version = header.api_version
+        request = decode_request(header.api_key, version, memoryview(frame)[header.body_offset :])
+        principal, why = None, local_replies.BAD_CREDENTIALS
+        try:
+            name, password = parse_plain_token(bytes(request.auth_bytes))
+            principal = await self._services.credentials.verify_plain(name, password)
+        except PlainTokenError as error:
+            why = str(error)
+        if self._state is not SessionState.AUTHENTICATING:
+            raise SessionRefused("drained", "ended while authenticating")
+        if principal is None:
+            body = local_replies.sasl_authenticate(version, ErrorCode.sasl_authentication_failed, why)
+            await self._authentication_failed(header, body, why)
+            return
+        self._authenticated(principal)
+        observe.authentications.labels("sasl_plain", "accepted").inc()
+        self._path.reply(header, local_replies.sasl_authenticate(version))
+
+    async def _authentication_failed(self, header: RequestHeader, body: bytes, why: str) -> None:
+        observe.authentications.labels("sasl_plain", "refused").inc()
+        await asyncio.sleep(_FAILED_AUTHENTICATION_DELAY_S)
+        if not self._wire.closed:
+            self._path.reply(header, body)
+        raise SessionRefused("unauthenticated", why)
+
+    async def _link_attach_too_early(self, header: RequestHeader, frame: bytearray) -> None:
+        self._path.reply(header, local_replies.link_attach_refused("Authenticate first."))
+        raise SessionRefused("unauthenticated", f"LinkAttach of {len(frame)} bytes before authentication")
+
+    # --- links -----------------------------------------------------------------------------------------
+
+    async def _attach(self, header: RequestHeader, frame: bytearray) -> None:
+        request = LinkAttachRequest.decode(header.api_version, memoryview(frame)[header.body_offset :])
+        principal, attach, wire = self.principal, self._services.attach, self._wire
+        if principal is None or str(principal) not in self._services.super_users or attach is None:
+            observe.refusals.labels("LINK_ATTACH", "principal").inc()
+            self._log.warning("link.attach_refused", link=request.link_name)
+            self._path.reply(
+                header, local_replies.link_attach_refused(f"{principal} may not alter this cluster.")
+            )
+            return
+        await self._path.idle()
+        response = await attach.attach(principal, request)
+        if response.error_code != ErrorCode.none or self._state is not SessionState.READY:
+            self._path.reply(header, response.encode())
+            return
+        self._change(SessionEvent.ATTACHED)
+        self._path.reply(header, response.encode())
+        self._after = lambda: attach.park(principal, request, wire)
+
+    # --- upstream --------------------------------------------------------------------------------------
+
+    async def _dial(self) -> FrameConnection:
+        with observe.upstream_dial_seconds.time():
+            connection = await self._services.cluster.connect(self._node_id)
+        return connection.detach()
+
+    def _start_relaying(self) -> None:
+        self._tasks.spawn(self._relay(), name="responses")
+
+    async def _relay(self) -> None:
+        try:
+            await self._path.relay_responses()
+        except ConnectionClosed as end:
+            observe.upstream_errors.labels("closed").inc()
+            self.close("upstream_closed", end.reason)
+        except ProtocolError as error:
+            observe.upstream_errors.labels("protocol").inc()
+            self.close("upstream_protocol_error", str(error))
+        except BaseException:
+            self.close("error", "internal error")
+            raise
+
+
+_Step = Callable[[Session, RequestHeader, bytearray], Awaitable[None]]
+_BEFORE_READY: Final[dict[int, _Step]] = {
+    ApiKey.API_VERSIONS: Session._api_versions,
+    ApiKey.SASL_HANDSHAKE: Session._sasl_handshake,
+    ApiKey.SASL_AUTHENTICATE: Session._sasl_authenticate,
+    ApiKey.LINK_ATTACH: Session._link_attach_too_early,
+}
