@@ -1,7 +1,7 @@
 """The ports of a listener and the addresses that its clients are told, port per broker.
 
-All ports of the configured node-id range are bound from the start: a client that knows only a broker's port must
-find it after a restart too, whether or not the cluster is up.
+All ports of the configured node-id range are bound from the start: a client that knows only a broker's port
+must find it after a restart too, whether or not the cluster is up.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Endpoints:
 
 
 def bind(endpoint: Endpoint, *, backlog: int) -> socket.socket:
-    """A listening socket, non-blocking; `::` takes IPv4 too where the system can. OSError says which address."""
+    """A listening socket, non-blocking; `::` takes IPv4 too where it can. OSError names the address."""
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     try:
         bound = socket.create_server(

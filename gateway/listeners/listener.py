@@ -1,7 +1,7 @@
 """Accepts connections at the ports of one listener and runs a session on each.
 
-Accepting goes on whatever happens: without file descriptors it pauses, a failed TLS handshake costs its client only.
-Connections over the limit are closed at once; silent ones after the idle timeout.
+Accepting goes on whatever happens: without file descriptors it pauses, a failed TLS handshake costs only its
+client. Connections over the limit are closed at once; silent ones after the idle timeout.
 """
 
 from __future__ import annotations
@@ -102,6 +102,11 @@ class Listener:
         self._acceptors.spawn(self._sweep_idle(), name="idle sweep")
         self._log.info("listener.bound", host=self._endpoints[0].host, ports=sorted(self.ports.values()))
 
+    def abort(self) -> None:
+        """Ends all sessions at once."""
+        for session in list(self._sessions):
+            session.abort()
+
     async def stop_accepting(self) -> None:
         """Closes the ports; sessions go on. Idempotent."""
         await self._acceptors.close()
@@ -116,8 +121,7 @@ class Listener:
             await session.drain()
         if not await self._connections.wait(timeout_s):
             self._log.warning("listener.drain_incomplete", sessions=len(self._sessions), timeout_s=timeout_s)
-        for session in list(self._sessions):
-            session.abort()
+        self.abort()
         await self._connections.close()
 
     async def _accept(self, listening: socket.socket, endpoint: Endpoint) -> None:
