@@ -1,0 +1,339 @@
+"""The gateway as one process: everything is made from the configuration, started, watched and ended here.
+
+Ports are bound at once, whether or not the cluster is up. Until the cluster was reached and the state read,
+clients are turned away (they try again) and `/readyz` says what is missing; a cluster that is away never ends
+the process. SIGTERM and SIGINT drain: no new connections, what is in flight is finished, for at most
+`drain_timeout_ms`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import Final
+from uuid import UUID, uuid4
+
+import structlog
+import uvicorn
+
+from gateway import observe
+from gateway.admin.http_protocol import CertificateProtocol
+from gateway.admin.rest import build_api
+from gateway.admin.users import UserService
+from gateway.config import Config, ListenerConfig
+from gateway.links.attach import ServeBound
+from gateway.links.link import Links, LinkServices
+from gateway.links.mirror_topics import MirrorTopics
+from gateway.listeners.endpoints import Endpoint, Endpoints, bind
+from gateway.listeners.listener import Listener
+from gateway.security.credentials import Credentials
+from gateway.sessions.bound_session import BoundSession
+from gateway.sessions.broker_versions import VersionCache
+from gateway.sessions.link_gate import TopicCatalog
+from gateway.sessions.services import SessionServices
+from gateway.sessions.session import Session
+from gateway.state.records import StateFormatError
+from gateway.state.secrets import Secrets
+from gateway.state.store import Store
+from gateway.state.topic import StateTopicError
+from gateway.tasks import Tasks
+from gateway.tls import TlsError, server_context
+from gateway.upstreams.cluster import Cluster, DialConnector
+from gateway.upstreams.dialer import Security
+from gateway.upstreams.errors import ClusterIdMismatch, DialError, KafkaError
+from gateway.wire import ConnectionClosed, FrameConnection
+from protocol.api_versions import link_versions
+from protocol.errors import ProtocolError
+
+log = structlog.get_logger(__name__)
+
+EXIT_FAILED: Final = 1
+
+_BACKOFF_S: Final = (0.2, 5.0)
+_WATCH_S: Final = 5.0
+_ADMIN_BACKLOG: Final = 128
+_ADMIN_STOP_S: Final = 5.0
+_UPSTREAM_TROUBLE: Final = (DialError, KafkaError, ConnectionClosed, ProtocolError, TimeoutError, OSError)
+
+
+class StartError(Exception):
+    """The gateway cannot run, and waiting will not help; the text tells an operator what to do."""
+
+
+class App:
+    """One gateway. `run` returns when it was stopped; StartError if it cannot work at all."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        security = Security.from_config(config.cluster.security)
+        self._cluster = Cluster(
+            DialConnector(
+                config.cluster.bootstrap_servers,
+                security,
+                connect_timeout_s=config.cluster.connect_timeout_ms / 1000,
+                expected_cluster_id=config.cluster.cluster_id,
+                max_frame_bytes=config.limits.max_frame_bytes,
+            )
+        )
+        self._store = Store(
+            config.cluster.bootstrap_servers, security, replication_factor=config.state.replication_factor
+        )
+        static = {user.name: user.password.get_secret_value() for user in config.users if user.password}
+        store = self._store
+        # The state is a new object after every change.
+        self._credentials = Credentials(static, lambda name: store.state.users.get(name))  # noqa: PLW0108
+        secrets_key = config.state.secrets_key
+        self._links = Links(
+            LinkServices(
+                cluster=self._cluster,
+                store=self._store,
+                secrets=Secrets(secrets_key.get_secret_value() if secrets_key else None),
+                bootstrap_servers=config.cluster.bootstrap_servers,
+                serve_bound=self._serve_bound,
+                versions=link_versions,
+                instance_id=str(uuid4()),
+            )
+        )
+        self._mirrors = MirrorTopics(
+            self._store,
+            self._cluster,
+            max_staleness_s=config.state.max_staleness_ms / 1000,
+            on_deleted=self._links.forget_mirror,
+        )
+        self._versions = VersionCache(self._cluster)
+        self._listeners = [self._listener(section) for section in config.listeners]
+        self._tasks = Tasks("gateway")
+        self._stopping = asyncio.Event()
+        self._failure: StartError | None = None
+        self._serving = False
+        self._upstream_trouble: str | None = "the cluster was not reached yet"
+
+    # --- life ----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Runs until `stop` is called; StartError."""
+        admin = self._bind_admin()
+        try:
+            for listener in self._listeners:
+                await listener.start()
+        except OSError as error:
+            await self._close_listeners(0)
+            admin.close()
+            raise StartError(str(error)) from error
+        server = self._admin_server()
+        serving_admin = self._tasks.spawn(server.serve(sockets=[admin]), name="admin")
+        self._tasks.spawn(self._start(), name="start")
+        self._tasks.spawn(self._watch_upstream(), name="watch upstream")
+        await self._stopping.wait()
+        log.info("gateway.draining", timeout_ms=self._config.drain_timeout_ms)
+        await self._close_listeners(self._config.drain_timeout_ms / 1000)
+        await self._links.close()
+        server.should_exit = True
+        await asyncio.wait({serving_admin}, timeout=_ADMIN_STOP_S)
+        await self._tasks.close()
+        await self._store.stop()
+        await self._cluster.close()
+        log.info("gateway.stopped")
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Begins to drain. A second call gives up waiting for clients."""
+        if self._stopping.is_set():
+            for listener in self._listeners:
+                listener.abort()
+        self._stopping.set()
+
+    def not_ready(self) -> list[str]:
+        """What is being waited for; empty when the gateway serves."""
+        reasons = [
+            f"listener {listener.name} is not bound" for listener in self._listeners if not listener.bound
+        ]
+        if self._stopping.is_set():
+            reasons.append("the gateway is stopping")
+        if self._upstream_trouble is not None:
+            reasons.append(self._upstream_trouble)
+        if not self._serving:
+            reasons.append("the state was not read yet")
+        return reasons
+
+    async def _start(self) -> None:
+        backoff_s, cap_s = _BACKOFF_S
+        while True:
+            try:
+                await self._cluster.start()
+                break
+            except _UPSTREAM_TROUBLE as error:
+                self._note_upstream(error)
+                await asyncio.sleep(random.uniform(backoff_s / 2, backoff_s))  # noqa: S311 - no secret
+                backoff_s = min(backoff_s * 2, cap_s)
+        self._note_upstream(None)
+        try:
+            await self._store.start()
+            await self._links.start()
+        except (StateTopicError, StateFormatError) as error:
+            self._fail(StartError(str(error)))
+            return
+        except Exception as error:
+            self._fail(StartError(f"the gateway could not start: {error!r}"))
+            raise
+        self._serving = True
+        log.info("gateway.ready", cluster_id=self._cluster.cluster_id)
+
+    def _fail(self, error: StartError) -> None:
+        self._failure = error
+        self.stop()
+
+    async def _watch_upstream(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            if self._cluster.cluster_id is None:
+                continue
+            try:
+                await self._cluster.metadata([], timeout_s=_WATCH_S)
+            except _UPSTREAM_TROUBLE as error:
+                self._note_upstream(error)
+            else:
+                self._note_upstream(None)
+
+    def _note_upstream(self, error: BaseException | None) -> None:
+        trouble = None if error is None else f"the cluster cannot be reached: {error}"
+        if trouble == self._upstream_trouble:
+            return
+        if error is None:
+            log.info("upstream.reached", cluster_id=self._cluster.cluster_id)
+        else:
+            observe.upstream_errors.labels(type(error).__name__).inc()
+            # Requests would go to somebody else's data: nothing is more urgent for an operator.
+            level = 50 if isinstance(error, ClusterIdMismatch) else 30
+            log.log(level, "upstream.unreachable", error=str(error))
+        self._upstream_trouble = trouble
+
+    # --- clients -------------------------------------------------------------------------------------
+
+    def _listener(self, section: ListenerConfig) -> Listener:
+        endpoints = Endpoints(section)
+        services = SessionServices(
+            listener=section.name,
+            authentication=section.authentication,
+            advertised=endpoints.advertised,
+            cluster=self._cluster,
+            versions=self._versions,
+            credentials=self._credentials,
+            mirrors=self._mirrors,
+            limits=self._config.limits,
+            super_users=frozenset(self._config.super_users),
+            attach=self._links,
+            reserved_ids=self._reserved_ids,
+            serving=lambda: self._serving,
+        )
+
+        def make_session(wire: FrameConnection, node_id: int | None) -> Session:
+            return Session(wire, services, node_id=node_id)
+
+        return Listener(
+            section.name,
+            endpoints.bound,
+            make_session,
+            limits=self._config.limits,
+            ssl_context=None if section.tls is None else server_context(section.tls),
+        )
+
+    def _reserved_ids(self) -> frozenset[UUID]:
+        topic_id = self._store.topic_id
+        return frozenset() if topic_id is None else frozenset({topic_id})
+
+    async def _close_listeners(self, timeout_s: float) -> None:
+        async with asyncio.TaskGroup() as group:
+            for listener in self._listeners:
+                group.create_task(listener.drain(timeout_s))
+
+    # --- links ---------------------------------------------------------------------------------------
+
+    def _serve_bound(self, link_name: str, cluster: Cluster) -> ServeBound:
+        catalog = TopicCatalog(cluster)
+
+        async def serve(wire: FrameConnection, node_id: int | None) -> None:
+            session = BoundSession(
+                wire, cluster, node_id, catalog, filler_keys=self._mirrors.filler_keys, link=link_name
+            )
+            await session.run()
+
+        return serve
+
+    # --- administrators ------------------------------------------------------------------------------
+
+    def _bind_admin(self) -> socket.socket:
+        admin = self._config.admin
+        try:
+            return bind(Endpoint(admin.bind, admin.port, None), backlog=_ADMIN_BACKLOG)
+        except OSError as error:
+            raise StartError(f"admin: {error.strerror}") from error
+
+    def _admin_server(self) -> uvicorn.Server:
+        admin = self._config.admin
+        api = build_api(
+            links=self._links,
+            users=UserService(self._store, [user.name for user in self._config.users]),
+            credentials=self._credentials,
+            super_users=self._config.super_users,
+            cluster_id=lambda: self._cluster.cluster_id if self._serving else None,
+            open_access=admin.insecure,
+            not_ready=self.not_ready,
+            registry=observe.registry,
+        )
+        settings = uvicorn.Config(
+            api,
+            http=CertificateProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=int(_ADMIN_STOP_S),
+        )
+        settings.load()
+        if admin.tls is not None:
+            # uvicorn would make one of its own from file names; this one has the rules of every listener.
+            settings.ssl = server_context(admin.tls)
+        return _AdminServer(settings)
+
+
+class _AdminServer(uvicorn.Server):
+    """uvicorn without its signal handlers: signals are the gateway's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _run(config: Config) -> None:
+    app = App(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, app.stop)
+    await app.run()
+
+
+def run(config: Config) -> int:
+    """Runs the gateway until it is told to stop; its exit code. Errors go to stderr."""
+    observe.configure_logging(config.logging.level, config.logging.format)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_run(config))
+    except (StartError, TlsError) as error:
+        print(f"causeway: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
