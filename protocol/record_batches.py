@@ -206,7 +206,12 @@ def hole(batch: BatchView, expected_offset: int) -> str | None:
 def rewrite_for_append(
     batch: BatchView, producer_id: int, producer_epoch: int, base_sequence: int
 ) -> bytearray:
-    """A copy to produce, its records untouched: base offset 0, this producer, outside of any transaction."""
+    """A copy to produce, its records untouched: base offset 0, this producer, outside of any transaction.
+
+    Raises DecodeError for an older format.
+    """
+    if batch.magic != MAGIC:
+        raise DecodeError(f"a batch of magic {batch.magic} where only {MAGIC} is known")
     appended = bytearray(batch.raw)
     _START.pack_into(appended, 0, 0, batch.batch_length, _NO_LEADER_EPOCH, MAGIC)
     # With a delete horizon (KIP-534) the records' deltas count from it: they stay right without its flag.

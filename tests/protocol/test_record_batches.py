@@ -189,6 +189,11 @@ def test_rewritten_for_append(name: str) -> None:
         assert bytes(batch.raw) == before
 
 
+def test_other_magics_are_not_rewritten() -> None:
+    with pytest.raises(DecodeError, match="magic 1"):
+        rewrite_for_append(only(LEGACY_V1), 1, 0, 0)
+
+
 def test_a_delete_horizon_is_cleared_and_the_timestamps_stay() -> None:
     # As the cleaner leaves it: the base timestamp is the horizon, the deltas count from there.
     batch = only(patched(build_batch([Record(5, 1000, b"k", None)]), ">h", 21, 0x40))
