@@ -1,0 +1,62 @@
+"""The whole API over fakes, with an HTTP client that needs no socket."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from gateway.admin.gate import App
+from gateway.admin.rest import build_api
+from gateway.admin.users import UserService
+from gateway.security.credentials import Credentials
+from tests.fakes.links import FakeLinks
+from tests.fakes.store import FakeStore
+
+BASE = "http://gateway:8090"
+CLUSTER = "Fds7TcT9TTqEXsoRLEKMcQ"
+LINKS = f"/kafka/v3/clusters/{CLUSTER}/links"
+
+
+@dataclass
+class Admin:
+    """One gateway's API; change the fields before asking."""
+
+    links: FakeLinks = field(default_factory=FakeLinks)
+    store: FakeStore = field(default_factory=FakeStore)
+    cluster_id: str | None = CLUSTER
+    waiting_for: list[str] = field(default_factory=list)
+
+    def build(self, *, open_access: bool = False) -> App:
+        """The ASGI application."""
+        registry = CollectorRegistry()
+        Counter("tests", "Tests.", registry=registry).inc()
+        store: Any = self.store
+        users = UserService(store, ["admin"])
+        return build_api(
+            links=self.links,
+            users=users,
+            credentials=Credentials({"admin": "open sesame", "bob": "bobs:pass"}, store.state.users.get),
+            super_users={"User:admin", "User:CN=ops"},
+            cluster_id=lambda: self.cluster_id,
+            open_access=open_access,
+            not_ready=lambda: self.waiting_for,
+            registry=registry,
+        )
+
+
+@pytest.fixture
+def admin() -> Admin:
+    """An API with no links and no users besides the configured ones."""
+    return Admin()
+
+
+@pytest.fixture
+async def http(admin: Admin) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that is logged in as a super user."""
+    transport = httpx.ASGITransport(app=admin.build(), raise_app_exceptions=False)
+    login = ("admin", "open sesame")
+    async with httpx.AsyncClient(transport=transport, base_url=BASE, auth=login) as client:
+        yield client
