@@ -76,7 +76,9 @@ class Connection:
     user: Annotated[str | None, typer.Option("--user", envvar="CAUSEWAY_USER", help="Who you are.")]
     password: Annotated[str | None, typer.Option(envvar="CAUSEWAY_PASSWORD", hidden=True)] = field(repr=False)
     password_file: Annotated[Path | None, typer.Option(help="File with your password.")]
-    ca_file: Annotated[Path | None, typer.Option(help="CA of the gateway's certificate (PEM).")]
+    ca_file: Annotated[
+        Path | None, typer.Option(envvar="CAUSEWAY_CA_FILE", help="CA of the gateway's certificate (PEM).")
+    ]
     certificate_file: Annotated[Path | None, typer.Option(help="Your client certificate (PEM).")]
     key_file: Annotated[Path | None, typer.Option(help="Its key (PEM), if not in the same file.")]
 
