@@ -67,7 +67,7 @@ class InFlight(Generic[Context]):
         """The bytes of the requests that were forwarded and of the local answers that wait."""
         return self._size_bytes
 
-    def has_room(self, size_bytes: int = 0) -> bool:
+    def has_room(self, size_bytes: int) -> bool:
         """Whether one more request of that size may be taken; one alone always may, however large."""
         if not self._places:
             return True

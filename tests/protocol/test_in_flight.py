@@ -59,11 +59,11 @@ def test_room_by_count_and_bytes() -> None:
     in_flight = InFlight[None](2, 100)
     assert in_flight.has_room(10**9), "one request alone always has room"
     in_flight.add_forwarded(1, HEADER, 60, None)
-    assert in_flight.has_room()
+    assert in_flight.has_room(0)
     assert in_flight.has_room(40)
     assert not in_flight.has_room(41)
     in_flight.add_local((b"",))
-    assert not in_flight.has_room()
+    assert not in_flight.has_room(0)
 
 
 class InFlightMachine(RuleBasedStateMachine):
