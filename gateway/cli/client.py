@@ -44,7 +44,7 @@ class Client:
         return self._cluster_id
 
     def cluster(self, method: str, *path: str, **options: Any) -> Any:
-        """A request about the cluster, by the parts of its path; the decoded answer, None if there is none."""
+        """A request about the cluster, by the parts of its path; the decoded answer, or None."""
         return self.call(method, "/".join([_API, *map(_segment, (self.cluster_id, *path))]), **options)
 
     def call(self, method: str, path: str, *, query: dict[str, Any] | None = None, body: Any = None) -> Any:
