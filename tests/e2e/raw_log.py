@@ -1,11 +1,12 @@
-"""Reads partitions raw, below any client library: batches as the broker stores them, records at their offsets."""
+"""Reads partitions raw, below any client library: batches as they are stored, records at their offsets."""
 
 from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
 from protocol.record_batches import BatchView, read_batches
 from protocol.records import Record, iterate_records
@@ -21,20 +22,30 @@ class RawBroker:
         host, _, port = address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)), timeout=timeout_s)
         self._correlation_id = 0
+        self.broken = False
 
-    def __enter__(self) -> RawBroker:
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
+        self.close()
 
     def call(self, api_key: int, version: int, body: bytes) -> memoryview:
         """Send a request with a header of version 1; the body of the response after its v0 header."""
         self._correlation_id += 1
         header = struct.pack(">hhih", api_key, version, self._correlation_id, -1)
-        self._socket.sendall(struct.pack(">i", len(header) + len(body)) + header + body)
-        (size,) = struct.unpack(">i", self._exactly(4))
-        return memoryview(self._exactly(size))[4:]
+        try:
+            self._socket.sendall(struct.pack(">i", len(header) + len(body)) + header + body)
+            (size,) = struct.unpack(">i", self._exactly(4))
+            return memoryview(self._exactly(size))[4:]
+        except (OSError, EOFError):
+            self.broken = True
+            self.close()
+            raise
 
     def _exactly(self, size: int) -> bytes:
         data = bytearray()
@@ -44,6 +55,16 @@ class RawBroker:
                 raise EOFError("the broker closed the connection")
             data += piece
         return bytes(data)
+
+    def high_watermark(self, topic: str, partition: int) -> int:
+        """Where the log ends for consumers."""
+        name = topic.encode()
+        body = struct.pack(">ibi", -1, 0, 1) + struct.pack(">h", len(name)) + name
+        answer = self.call(2, 5, body + struct.pack(">iiiq", 1, partition, -1, -1))
+        error, _, offset = struct.unpack_from(">hqq", answer, len(answer) - 22)
+        if error:
+            raise RuntimeError(f"{topic}-{partition}: error {error}")
+        return int(offset)
 
     def batches(self, topic: str, partition: int, start: int = 0) -> Iterator[BatchView]:
         """Every batch from `start` to the high watermark."""
@@ -83,7 +104,12 @@ class Difference:
 
 
 def compare(
-    source: RawBroker, mirror: RawBroker, topic: str, partitions: int, *, ends: dict[int, int] | None = None
+    source: RawBroker,
+    mirror: RawBroker,
+    topic: str,
+    partitions: Iterable[int],
+    *,
+    ends: dict[int, int] | None = None,
 ) -> tuple[int, list[Difference]]:
     """Compare offset, key, value, headers and timestamp of every record; how many were equal, what was not.
 
@@ -91,7 +117,7 @@ def compare(
     """
     equal = 0
     differences: list[Difference] = []
-    for partition in range(partitions):
+    for partition in partitions:
         theirs = source.records(topic, partition)
         ours = (r for r in mirror.records(topic, partition) if ends is None or r.offset < ends[partition])
         while True:
@@ -107,7 +133,7 @@ def compare(
 
 
 def identical_sections(source: RawBroker, mirror: RawBroker, topic: str, partition: int) -> tuple[int, int]:
-    """Batches of the source that the mirror has with the same bounds; how many, and how many differ in bytes."""
+    """Of the batches with the same bounds on both sides, how many are equal and how many differ."""
     theirs = {
         b.base_offset: (b.last_offset_delta, bytes(b.records)) for b in source.batches(topic, partition)
     }
