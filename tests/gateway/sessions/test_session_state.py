@@ -6,13 +6,11 @@ from gateway.sessions.session_state import (
     ALLOWED_BEFORE_READY,
     TRANSITIONS,
     IllegalSessionChange,
-    SessionEvent,
-    SessionState,
     next_state,
 )
+from gateway.sessions.session_state import SessionEvent as E
+from gateway.sessions.session_state import SessionState as S
 from protocol.api_keys import ApiKey
-
-S, E = SessionState, SessionEvent
 
 # Rows: states; columns: what each event leads to, None where it is illegal.
 MATRIX: dict[S, dict[E, S | None]] = {
