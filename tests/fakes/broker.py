@@ -69,6 +69,18 @@ class FakeBroker:
         """How many clients are connected."""
         return sum(not connection.closed for connection in self.connections)
 
+    async def wait_for_connections(self, wanted: int) -> None:
+        """Returns when so many clients are connected; TimeoutError after 5 s."""
+        async with asyncio.timeout(5):
+            while self.open_connections != wanted:
+                await asyncio.sleep(0.005)
+
+    async def wait_for_requests(self, wanted: int) -> None:
+        """Returns when so many requests have come in all; TimeoutError after 5 s."""
+        async with asyncio.timeout(5):
+            while len(self.requests) < wanted:
+                await asyncio.sleep(0.005)
+
     def count(self, api_key: int) -> int:
         """How many requests of that kind came."""
         return sum(header.api_key == api_key for header in self.requests)

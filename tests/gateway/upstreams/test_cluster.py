@@ -176,8 +176,7 @@ async def test_a_broker_that_left_with_its_address_taken(start: Start) -> None:
     one.brokers = two.brokers = {1: ("127.0.0.1", two.port)}
     with pytest.raises(ConnectFailed, match="no broker 2"):
         await dialer.connect(2)
-    await asyncio.sleep(0.05)
-    assert two.open_connections == 0
+    await two.wait_for_connections(0)
 
 
 async def test_the_first_connection_decides_which_cluster_it_is(
@@ -252,7 +251,6 @@ async def test_one_connection_per_broker_is_kept(start: Start, cluster_of: Calla
     assert answers == [{key: 5}] * 20
     assert len(two.connections) == 1
     two.connections[0].abort()
-    await asyncio.sleep(0.05)
     assert await admin.list_offsets(cluster, 2, {key: -1}) == {key: 5}
     assert len(two.connections) == 2
 
@@ -307,8 +305,7 @@ async def test_after_close_nothing_is_dialled(start: Start) -> None:
     await cluster.close()
     with pytest.raises(ConnectFailed, match="closed"):
         await cluster.metadata([])
-    await asyncio.sleep(0.02)
-    assert one.open_connections == 0
+    await one.wait_for_connections(0)
 
 
 async def test_close_while_dialling(start: Start) -> None:
@@ -322,13 +319,12 @@ async def test_close_while_dialling(start: Start) -> None:
     one.handlers[ApiKey.API_VERSIONS] = slow
     cluster = Cluster(connector(one))
     starting = asyncio.create_task(cluster.start())
-    await asyncio.sleep(0.05)
+    await one.wait_for_requests(1)
     await cluster.close()
     go_on.set()
     with pytest.raises(ConnectFailed, match="closed"):
         await starting
-    await asyncio.sleep(0.02)
-    assert one.open_connections == 0
+    await one.wait_for_connections(0)
 
 
 def created(header: RequestHeader, body: bytes, code: ErrorCode = ErrorCode.none) -> Any:

@@ -291,7 +291,7 @@ async def test_slow_brokers_slow_us_down(broker: FakeBroker, connection: BrokerC
     assert all(isinstance(result, TimeoutError | ConnectionClosed) for result in results)
     # Most were never handed to the transport, which would keep them all.
     assert peak_bytes < 20_000_000
-    assert broker.count(ApiKey.LIST_OFFSETS) == 1
+    assert broker.count(ApiKey.LIST_OFFSETS) <= 1
 
 
 def sasl(broker: FakeBroker, *answers: tuple[ErrorCode, bytes]) -> list[bytes]:

@@ -79,8 +79,7 @@ async def test_metadata_is_asked_for_only_if_wanted(broker: FakeBroker) -> None:
 async def test_another_cluster_is_refused(broker: FakeBroker) -> None:
     with pytest.raises(ClusterIdMismatch, match="belongs to cluster cluster-a, not to cluster-b"):
         await dial("127.0.0.1", broker.port, Security(), expected_cluster_id="cluster-b")
-    await asyncio.sleep(0.05)
-    assert broker.open_connections == 0
+    await broker.wait_for_connections(0)
 
 
 def free_port() -> int:
@@ -140,13 +139,12 @@ async def test_cancelling_leaves_nothing_open(broker: FakeBroker) -> None:
 
     broker.handlers[ApiKey.API_VERSIONS] = never
     dialling = asyncio.create_task(dial("127.0.0.1", broker.port, Security()))
-    await asyncio.sleep(0.05)
+    await broker.wait_for_requests(1)
     assert broker.open_connections == 1
     dialling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await dialling
-    await asyncio.sleep(0.05)
-    assert broker.open_connections == 0
+    await broker.wait_for_connections(0)
 
 
 async def test_socket_options(broker: FakeBroker) -> None:
@@ -178,10 +176,9 @@ async def test_what_was_not_delivered_is_dropped_with_linger_zero(broker: FakeBr
     await asyncio.gather(*asking, return_exceptions=True)
     await connection.wait_closed()
     reset.set()
-    await asyncio.sleep(0.1)
     # What had arrived was read; nothing is sent on behind our back.
+    await broker.wait_for_connections(0)
     assert broker.count(ApiKey.LIST_OFFSETS) < 20
-    assert broker.open_connections == 0
 
 
 async def test_tls_with_the_right_name(tls_broker: FakeBroker, tls_security: Security) -> None:
