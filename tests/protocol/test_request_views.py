@@ -218,3 +218,26 @@ def test_the_error_says_where() -> None:
 def test_a_topic_that_is_not_utf8() -> None:
     with pytest.raises(DecodeError):
         read_produce(9, b"\x00\xff\xff\x00\x00\x00\x01\x02\x02\xff\x01\x00\x00")
+
+
+def test_a_topic_without_partitions() -> None:
+    (topic,) = read_produce(9, bytes.fromhex("00 ffff 00000000 02 02 61 01 00 00")).topics
+    assert (topic.topic, topic.partitions) == ("a", ())
+    (topic,) = read_produce(3, bytes.fromhex("ffff ffff 00000000 00000001 0001 61 00000000")).topics
+    assert (topic.topic, topic.partitions) == ("a", ())
+
+
+@pytest.mark.parametrize(
+    ("version", "body"),
+    [
+        (9, "00 ffff 00000000 00 00"),
+        (9, "00 ffff 00000000 02 02 61 00 00 00"),
+        (9, "00 ffff 00000000 02 00 01 00 00"),
+        (3, "ffff ffff 00000000 ffffffff"),
+        (3, "ffff ffff 00000000 00000001 0001 61 ffffffff"),
+    ],
+    ids=["topics", "partitions", "name", "plain topics", "plain partitions"],
+)
+def test_null_where_there_must_be_something(version: int, body: str) -> None:
+    with pytest.raises(DecodeError, match="null"):
+        read_produce(version, bytes.fromhex(body))
