@@ -6,6 +6,7 @@ that was fenced meanwhile has changed nothing and starts over.
 """
 
 import asyncio
+import logging
 import random
 import ssl
 import time
@@ -42,7 +43,9 @@ _HOPELESS: Final = frozenset(
 _REQUEST_TIMEOUT_MS: Final = 6_000
 _POLL_MS: Final = 100
 _STALLED_S: Final = 15.0
+_CONFIRM_S: Final = 0.5
 _MAX_BACKOFF_S: Final = 3.0
+_NO_TROUBLE: Final = "the brokers are slow to answer"
 _ATTEMPT_HEADER: Final = "causeway-attempt"
 
 log = structlog.get_logger(__name__)
@@ -101,7 +104,7 @@ class Store:
         self._position = 0
         self._read_at: float | None = None
         self._moved = asyncio.Condition()
-        self._trouble = "it was not read yet"
+        self._trouble = _NO_TROUBLE
         self._lost = False
         # Transactions of ours that may or may not have been committed.
         self._unsettled: set[bytes] = set()
@@ -219,16 +222,22 @@ class Store:
 
     async def _ask_end(self) -> int:
         while True:
-            before = self._position
             try:
-                end = await self._topic.stable_end()
+                return await self._end()
             except ClusterError as error:
                 self._trouble = error_text(error)
                 await asyncio.sleep(_jitter(0.2))
-                continue
+
+    async def _end(self) -> int:
+        before = self._position
+        end = await self._topic.stable_end()
+        if end < before:
+            # Nothing that is known lets a leader say this of a healthy log; to stop for good it says it twice.
+            await asyncio.sleep(_CONFIRM_S)
+            end = await self._topic.stable_end()
             if end < before:
                 self._lose(f"its end went back from offset {before} to {end}")
-            return end
+        return end
 
     async def _reach(self, offset: int) -> None:
         async with self._moved:
@@ -259,8 +268,10 @@ class Store:
                     return
                 log.error("state.unreadable", error=self._trouble)
             except (ClusterError, KafkaError, OSError) as error:
-                self._trouble = error_text(error)
-                log.warning("state.read_again", topic=self._topic.name, error=self._trouble)
+                text = error_text(error)
+                level = logging.DEBUG if text == self._trouble else logging.WARNING
+                self._trouble = text
+                log.log(level, "state.read_again", topic=self._topic.name, error=text)
             if time.monotonic() - started_at > 2 * _MAX_BACKOFF_S:
                 backoff_s = 0.2
             if not self._lost:
@@ -276,7 +287,9 @@ class Store:
         shape = await self._topic.find()
         if shape is None:
             raise ClusterError(f"topic {self._topic.name} is gone")
-        if shape.topic_id != self._topic_id:
+        if self._topic_id is None:
+            self._topic_id = shape.topic_id
+        elif shape.topic_id != self._topic_id:
             self._lose("it is another topic of the same name")
             return
         partition = TopicPartition(self._topic.name, 0)
@@ -292,8 +305,9 @@ class Store:
             if not await consumer.seek_to_beginning(partition):
                 raise ClusterError("the broker did not tell where the topic starts")
             table = Table(self._topic.name)
-            asked_at, end = await self._check_end()
-            position, moved_at = 0, time.monotonic()
+            asked_at = time.monotonic()
+            end = await self._end()
+            position, moved_at, caught_up = 0, time.monotonic(), False
             while not self._lost:
                 for record in (await consumer.getmany(partition, timeout_ms=_POLL_MS)).get(partition, ()):
                     table.apply(record.offset, record.key, record.value)
@@ -304,24 +318,21 @@ class Store:
                     moved_at = now
                 elif now - moved_at > _STALLED_S:
                     raise ClusterError(f"reading stopped at offset {position}, before the end at {end}")
-                if position < end and position < self._position:
-                    continue
+                # Halfway a record may still stand that is deleted further on.
+                if not caught_up:
+                    if position < end:
+                        continue
+                    caught_up = True
+                    self._trouble = _NO_TROUBLE
                 await self._publish(table.state(), position)
                 if position >= end:
                     self._note_read(asked_at)
                     if not first.done():
                         first.set_result(None)
                     if now - asked_at > self._check_interval_s:
-                        asked_at, end = await self._check_end()
+                        asked_at, end = now, await self._end()
         finally:
             await stop_consumer(consumer)
-
-    async def _check_end(self) -> tuple[float, int]:
-        asked_at, before = time.monotonic(), self._position
-        end = await self._topic.stable_end()
-        if end < before:
-            self._lose(f"its end went back from offset {before} to {end}")
-        return asked_at, end
 
     async def _publish(self, state: State, position: int) -> None:
         changed = state != self._state

@@ -370,3 +370,21 @@ async def test_it_logs_in(clusters: Clusters, unique_name: Callable[[], str], me
     config = SecurityConfig.model_validate(cluster.gateway_config(mechanism=mechanism)["security"])
     async with started(cluster.bootstrap, unique_name(), security=Security.from_config(config)) as store:
         assert count_of(await store.update(increment("n")), "n") == 1
+
+
+async def test_the_death_of_the_leader_loses_nothing(
+    own_cluster: Clusters, unique_name: Callable[[], str]
+) -> None:
+    cluster, topic = own_cluster("4.3.0", 3), unique_name()
+    async with started(cluster.bootstrap, topic, write_timeout_s=60) as store:
+        metadata = cluster.admin.list_topics(topic, timeout=20).topics[topic].partitions[0]
+        assert len(metadata.replicas) == 3
+        await store.update(increment("n"))
+        leader = next(node for node in cluster.nodes if node.node_id == metadata.leader)
+        killing = asyncio.create_task(asyncio.to_thread(leader.kill))
+        for _ in range(5):
+            await store.update(increment("n"))
+        await killing
+        assert count_of(await store.read_to_end(), "n") == 6
+    async with started(cluster.bootstrap, topic) as late:
+        assert count_of(late.state, "n") == 6
