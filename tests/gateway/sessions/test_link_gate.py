@@ -1,0 +1,138 @@
+"""The tables of the link gate against every message schema; hostile behaviour is tried on real brokers in tests/e2e."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from kio.schema.errors import ErrorCode
+
+from gateway.sessions.link_gate import (
+    GROUP_FIELDS,
+    TOPIC_FIELDS,
+    TOPIC_ID_FIELDS,
+    TRANSACTION_FIELDS,
+    TopicCatalog,
+)
+from gateway.upstreams.metadata import ClusterMetadata, TopicMetadata
+from protocol.api_versions import LINK_APIS, link_versions
+from protocol.messages import request_class, response_class
+
+NAMES = TOPIC_FIELDS | GROUP_FIELDS | TRANSACTION_FIELDS | TOPIC_ID_FIELDS
+# A resource may be a topic, a group or else; the gate looks at its type.
+RESOURCES = {"resource_name"}
+OTHER_REQUEST_TEXT = {
+    "cluster_id",
+    "configuration_keys",
+    "host_filter",
+    "member_id",
+    "principal_filter",
+    "rack_id",
+    "replica_directory_id",
+    "resource_name_filter",
+    "states_filter",
+    "state_filters",
+    "transactional_id_pattern",
+    "types_filter",
+}
+OTHER_RESPONSE_TEXT = {
+    "client_host",
+    "client_id",
+    "cluster_id",
+    "documentation",
+    "error_message",
+    "group_instance_id",
+    "group_state",
+    "group_type",
+    "host",
+    "member_id",
+    "metadata",
+    "principal",
+    "protocol_data",
+    "protocol_type",
+    "rack",
+    "transaction_state",
+    "unknown_state_filters",
+    "value",
+}
+
+
+def text_fields(message: Any) -> Iterator[str]:
+    for field in dataclasses.fields(message):
+        for part in parts_of(field.type):
+            if dataclasses.is_dataclass(part):
+                yield from text_fields(part)
+            elif isinstance(part, type) and issubclass(part, str | UUID):
+                yield field.name
+
+
+def parts_of(declared: Any) -> Iterator[Any]:
+    arguments = typing.get_args(declared)
+    if not arguments:
+        yield getattr(declared, "__supertype__", declared)
+    for argument in arguments:
+        yield from parts_of(argument)
+
+
+@pytest.mark.parametrize("api_key", sorted(LINK_APIS))
+def test_every_text_and_id_of_a_link_request_is_known_for_what_it_is(api_key: int) -> None:
+    lowest, highest = link_versions()[api_key]
+    for version in range(lowest, highest + 1):
+        assert set(text_fields(request_class(api_key, version))) <= NAMES | RESOURCES | OTHER_REQUEST_TEXT
+        assert set(text_fields(response_class(api_key, version))) <= NAMES | RESOURCES | OTHER_RESPONSE_TEXT
+
+
+class Topics:
+    """A cluster with topics, which counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.topics: dict[str, TopicMetadata] = {}
+        self.asked = 0
+
+    def add(self, name: str, topic_id: int, *, is_internal: bool = False) -> None:
+        self.topics[name] = TopicMetadata(ErrorCode.none, UUID(int=topic_id), {}, is_internal)
+
+    async def metadata(self, topics: list[str] | None) -> ClusterMetadata:
+        assert topics is None
+        self.asked += 1
+        return ClusterMetadata("c", 1, {}, dict(self.topics))
+
+
+async def test_the_catalog_reads_again_for_a_new_id_but_not_for_every_made_up_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("gateway.sessions.link_gate.time.monotonic", lambda: now)
+    topics = Topics()
+    topics.add("a", 1)
+    catalog = TopicCatalog(topics)
+    await catalog.know(set())
+    await catalog.know({UUID(int=1)})
+    assert (topics.asked, catalog.name(UUID(int=1))) == (1, "a")
+    topics.add("b", 2)
+    await catalog.know({UUID(int=2)})
+    assert catalog.name(UUID(int=2)) is None, "asked a moment ago"
+    now += 1.1
+    await catalog.know({UUID(int=2)})
+    assert (topics.asked, catalog.name(UUID(int=2))) == (2, "b")
+    for made_up in range(50, 60):
+        await catalog.know({UUID(int=made_up)})
+    assert topics.asked == 2
+
+
+async def test_what_the_brokers_call_internal_is_internal_and_kafkas_own_topics_always() -> None:
+    topics = Topics()
+    topics.add("__special", 3, is_internal=True)
+    topics.add("__mine", 4)
+    catalog = TopicCatalog(topics)
+    assert catalog.is_internal("__consumer_offsets")
+    await catalog.know(set())
+    assert [catalog.is_internal(name) for name in ("__special", "__mine", "__transaction_state")] == [
+        True,
+        False,
+        True,
+    ]
