@@ -35,7 +35,7 @@ def run(config: ConfigFile) -> None:
         loaded = load(config)
     except ConfigError as error:
         _refuse(config, error.errors)
-    run_gateway(loaded)
+    raise typer.Exit(run_gateway(loaded))
 
 
 @app.command("check-config")

@@ -232,7 +232,7 @@ class Store:
         before = self._position
         end = await self._topic.stable_end()
         if end < before:
-            # Nothing that is known lets a leader say this of a healthy log; to stop for good it says it twice.
+            # No known reason lets a leader say this of a healthy log. To stop for good, it says it twice.
             await asyncio.sleep(_CONFIRM_S)
             end = await self._topic.stable_end()
             if end < before:

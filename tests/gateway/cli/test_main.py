@@ -4,6 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import app, main
+from gateway.config import Config
 
 CONFIG = """
 cluster: {bootstrap_servers: ["127.0.0.1:9092"]}
@@ -28,6 +29,15 @@ def test_every_mistake_is_shown_with_its_path(tmp_path: Path, command: str) -> N
     assert all(line.startswith(f"{file}: ") for line in lines)
     for path in ("cluster.bootstrap_servers", "cluster.colour", "super_users", "authorization"):
         assert any(path in line for line in lines), (path, lines)
+
+
+def test_the_exit_code_of_the_gateway_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(CONFIG)
+    ran: list[Config] = []
+    monkeypatch.setattr("gateway.app.run", lambda config: ran.append(config) or 7)
+    assert CliRunner().invoke(app, ["run", "-c", str(file)]).exit_code == 7
+    assert [config.cluster.bootstrap_servers for config in ran] == [["127.0.0.1:9092"]]
 
 
 def test_no_command_is_no_use(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
