@@ -272,7 +272,7 @@ class _Finish:
         response = decode_response(
             key, version, memoryview(frame)[response_body_offset(key, version, frame) :]
         )
-        shown = self.hidden.show(self._cut(response))
+        shown = self.hidden.show(self._cut(response) if key in _ALWAYS_DECODED else response)
         if shown == response:
             return frame
         correlation_id = int.from_bytes(frame[:4], "big", signed=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -366,6 +367,12 @@ async def test_a_topic_that_is_not_on_the_allow_list_does_not_exist(
         for topic, code in ((mine, ErrorCode.none), (other, UNKNOWN)):
             answer = (await client.call(fetch(topic, version=11))).responses[0]
             assert (answer.topic, answer.partitions[0].error_code) == (topic, code)
+        both = [describe_configs(name).resources[0] for name in (mine, other)]
+        configs = await client.call(dataclasses.replace(describe_configs(mine), resources=tuple(both)))
+        assert [(each.resource_name, each.error_code, bool(each.configs)) for each in configs.results] == [
+            (mine, ErrorCode.none, True),
+            (other, UNKNOWN, False),
+        ]
         # Also where it was not asked for.
         committed = await client.call(offset_fetch(group))
         assert [topic.name for topic in committed.groups[0].topics] == [mine]

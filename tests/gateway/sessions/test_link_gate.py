@@ -1,4 +1,4 @@
-"""The tables of the link gate against every message schema; hostile behaviour is tried on real brokers in tests/e2e."""
+"""The link gate's tables against every message schema; tests/e2e tries it on real brokers."""
 
 from __future__ import annotations
 
