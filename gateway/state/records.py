@@ -98,7 +98,7 @@ class MirrorRecord(_Form):
 
     version: Literal[1] = 1
     link_name: str
-    # The link's id and key outlive the link: what its mirror wrote is presented for as long as the topic lives.
+    # The link's id and key outlive the link: what its mirror wrote is presented as long as the topic lives.
     cluster_link_id: str
     filler_key: bytes = Field(repr=False, min_length=16, max_length=16)
     mirror_topic_name: str
