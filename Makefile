@@ -15,10 +15,10 @@ unit_tests = $(filter-out tests/compose tests/e2e, $(patsubst %/,%,$(wildcard te
 pytest := $(python) -m pytest
 covered := $(python) -m coverage run -m pytest
 
-.PHONY: help setup tools certs lint format test unit e2e demo bench soak lock clean
+.PHONY: help setup tools certs lint format test unit e2e demo demo-stop bench soak lock clean
 
 help:
-	@echo "make demo    two Kafka clusters, two gateways, a link: the main job, end to end"
+	@echo "make demo    two Kafka clusters, two gateways, a link: the main job, end to end (KEEP=1: stays up)"
 	@echo "make test    lint and every test, on real Kafka"
 	@echo "make setup   everything the others need: .venv, build/kafka, build/certs"
 	@echo "make lint | format | unit | e2e | bench | soak | lock | clean"
@@ -85,6 +85,9 @@ e2e: setup
 
 demo: setup
 	@$(python) -m demo.run
+
+demo-stop: $(venv)
+	@$(python) -m demo.keep
 
 bench: setup
 	@$(python) -m bench.run

@@ -1,0 +1,1 @@
+"""The main job before a newcomer's eyes: `make demo`."""
