@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, Producer
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 
 from tests.conftest import Clusters, has_failed
 from tests.e2e.link_lab import CODECS, LinkLab, Refused, Shape, produce, until
@@ -79,9 +81,7 @@ def test_every_record_at_its_offset(
 
 def consume(lab: LinkLab, topic: str, group: str, count: int, **more: str) -> list[tuple[int, int]]:
     """Read with a stock consumer group until `count` records or 20 s; partitions and offsets."""
-    consumer = Consumer(
-        {**lab.client_config, "group.id": group, "auto.offset.reset": "earliest", **more}  # type: ignore[arg-type]
-    )
+    consumer = Consumer({**lab.client_config, "group.id": group, "auto.offset.reset": "earliest", **more})
     consumer.subscribe([topic])
     found: list[tuple[int, int]] = []
     deadline = time.monotonic() + 20
@@ -101,9 +101,13 @@ def consume(lab: LinkLab, topic: str, group: str, count: int, **more: str) -> li
 def write(lab: LinkLab, topic: str, partition: int = 0) -> tuple[KafkaError | None, int]:
     """Produce one record through the destination gateway; the error, or the offset."""
     results: list[tuple[KafkaError | None, int]] = []
-    producer = Producer({**lab.client_config, "message.timeout.ms": 20_000, "retries": 0})  # type: ignore[arg-type]
+    producer = Producer({**lab.client_config, "message.timeout.ms": 20_000, "retries": 0})
     producer.produce(
-        topic, b"mine", partition=partition, on_delivery=lambda e, m: results.append((e, m.offset() or 0))
+        topic,
+        b"mine",
+        key=b"k",
+        partition=partition,
+        on_delivery=lambda e, m: results.append((e, m.offset() or 0)),
     )
     producer.flush(30)
     return results[0]
@@ -135,15 +139,9 @@ def test_promote_makes_it_an_ordinary_topic(lab: LinkLab, unique_name: Name) -> 
         400,
         f"Topic '{topic}' has already stopped its mirror from '{lab.link}'",
     )
-    configs = {e.name: e.value for e in _configs(lab, topic).values()}
-    assert (configs["retention.ms"], configs["cleanup.policy"]) == ("86400000", "compact")
-
-
-def _configs(lab: LinkLab, topic: str) -> dict[str, object]:
-    from confluent_kafka.admin import ConfigResource, ResourceType
-
     resource = ConfigResource(ResourceType.TOPIC, topic)
-    return dict(lab.destination.admin.describe_configs([resource])[resource].result(20))
+    configs = lab.destination.admin.describe_configs([resource])[resource].result(20)
+    assert [configs[name].value for name in ("retention.ms", "cleanup.policy")] == ["86400000", "compact"]
 
 
 def test_a_promote_while_records_flow_ends_at_one_point(lab: LinkLab, unique_name: Name) -> None:
@@ -236,8 +234,6 @@ def test_what_cannot_be_copied_exactly_fails(lab: LinkLab, unique_name: Name) ->
 
 
 def _delete_records(lab: LinkLab, topic: str, offset: int) -> None:
-    from confluent_kafka import TopicPartition
-
     partition = TopicPartition(topic, 0, offset)
     lab.source.admin.delete_records([partition])[partition].result(20)
 
