@@ -34,6 +34,11 @@ def test_uvarint_round_trip(value: int, before: bytes) -> None:
     assert read_uvarint(before + encoded + b"\xff", len(before)) == (value, len(before) + len(encoded))
 
 
+def test_uvarints_are_as_short_as_can_be() -> None:
+    lengths = {value: len(encode_uvarint(value)) for value in (0, 127, 128, 2**14 - 1, 2**14, 2**31 - 1)}
+    assert lengths == {0: 1, 127: 1, 128: 2, 2**14 - 1: 2, 2**14: 3, 2**31 - 1: 5}
+
+
 @pytest.mark.parametrize(
     ("data", "value"),
     [("00", 0), ("7f", 127), ("8001", 128), ("8000", 0), ("ffffffff07", 2**31 - 1), ("8080808000", 0)],
