@@ -122,7 +122,8 @@ def test_the_barrier_ends_the_mirror() -> None:
     assert not p.wants_fetch(0.0, QUEUE), "nothing beyond the end"
     p.take(QUEUE, KEY, 0)
     p.appended()
-    assert p.barrier_due
+    due: bool = p.barrier_due
+    assert due
     assert p.appendable
     barrier = view(p.take(QUEUE, KEY, 123_456))
     assert (barrier.producer_epoch, barrier.base_sequence, barrier.count) == (1, 0, 1)
