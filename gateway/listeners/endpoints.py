@@ -6,6 +6,8 @@ must find it after a restart too, whether or not the cluster is up.
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from dataclasses import dataclass
 
@@ -47,8 +49,8 @@ def bind(endpoint: Endpoint, *, backlog: int) -> socket.socket:
             dualstack_ipv6=endpoint.host == "::" and socket.has_dualstack_ipv6(),
         )
     except OSError as error:
-        raise OSError(
-            error.errno, f"cannot listen on {endpoint.host} port {endpoint.port}: {error.strerror}"
-        ) from error
+        number = error.errno or errno.EIO
+        where = f"{endpoint.host} port {endpoint.port}"
+        raise OSError(number, f"cannot listen on {where}: {os.strerror(number)}") from error
     bound.setblocking(False)
     return bound

@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 _MAX_REQUEST_BYTES: Final = 1 << 20
 _MAX_IN_FLIGHT: Final = 16
 _MAX_IN_FLIGHT_BYTES: Final = 4 << 20
+# What counts its bytes, where those of clients have the name of their listener.
+_NO_LISTENER: Final = "(link)"
 # Kafka's connections.max.idle.ms.
 _IDLE_S: Final = 600.0
 
@@ -65,6 +67,7 @@ class BoundSession:
             self._dial,
             max_in_flight=_MAX_IN_FLIGHT,
             max_in_flight_bytes=_MAX_IN_FLIGHT_BYTES,
+            listener=_NO_LISTENER,
             on_upstream=self._start_relaying,
         )
         self._upstream: BrokerConnection | None = None

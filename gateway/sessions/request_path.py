@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from gateway import observe
 from gateway.wire import BytesLike, ConnectionClosed, FrameConnection
 from protocol.headers import (
     RequestHeader,
@@ -71,10 +72,12 @@ class RequestPath:
         *,
         max_in_flight: int,
         max_in_flight_bytes: int,
+        listener: str,
         on_upstream: Callable[[], None],
     ) -> None:
         self.in_flight: InFlight[Finish | None] = InFlight(max_in_flight, max_in_flight_bytes)
-        self.response_bytes = 0
+        self._stalled = False
+        self._response_bytes = observe.response_bytes.labels(listener)
         self._wire = wire
         self._dial = dial
         self._on_upstream = on_upstream
@@ -86,6 +89,11 @@ class RequestPath:
     def upstream(self) -> FrameConnection | None:
         """The connection to the broker, once something had to be forwarded."""
         return self._upstream
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether nothing is due to the client, or it does not take what is."""
+        return self._stalled or self.in_flight.empty
 
     async def admit(self, size_bytes: int) -> None:
         """Returns when there is room for a request of that size and the client takes its responses.
@@ -171,15 +179,18 @@ class RequestPath:
             self._write_ready()
 
     async def _client_drained(self) -> None:
+        self._stalled = True
         try:
             await self._wire.drain()
         except ConnectionClosed:
             return
+        finally:
+            self._stalled = False
 
     def _write_ready(self) -> None:
         ready = self.in_flight.pop_ready()
         if not self._wire.closed:
             for parts in ready:
-                self.response_bytes += sum(map(len, parts))
+                self._response_bytes.inc(sum(map(len, parts)))
                 self._wire.write_frame(*parts)
         self.wake()

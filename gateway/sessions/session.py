@@ -71,6 +71,7 @@ class Session:
             self._dial,
             max_in_flight=services.limits.max_in_flight,
             max_in_flight_bytes=services.limits.max_in_flight_bytes,
+            listener=services.listener,
             on_upstream=self._start_relaying,
         )
         self._end: tuple[str, str] | None = None
@@ -86,7 +87,7 @@ class Session:
 
     def idle_s(self) -> float:
         """Seconds since the client was last heard; 0 while it waits for an answer."""
-        return 0.0 if not self._path.in_flight.empty else time.monotonic() - self._wire.last_read_monotonic
+        return time.monotonic() - self._wire.last_read_monotonic if self._path.waits_for_client else 0.0
 
     # --- life ------------------------------------------------------------------------------------------
 
@@ -178,7 +179,6 @@ class Session:
             self._change(SessionEvent.CLOSE)
             self._wire.close()
         observe.disconnects.labels(self._services.listener, cause).inc()
-        observe.response_bytes.labels(self._services.listener).inc(self._path.response_bytes)
         quiet = cause in {"client_closed", "drained", "idle", "handed_over"}
         self._log.log(10 if quiet else 30, "session.ended", cause=cause, reason=reason)
         if self._after is None:

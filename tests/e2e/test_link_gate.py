@@ -278,21 +278,31 @@ async def test_a_fetch_as_a_follower_does_not_move_the_high_watermark(
 # --- what must not exist -----------------------------------------------------------------------------
 
 
+def creating_metadata(version: int, name: str) -> Any:
+    topics = named(name) if version >= 10 else [{"name": name}]
+    fields: dict[str, Any] = {"topics": topics, "allow_auto_topic_creation": True}
+    if version >= 8:
+        fields["include_topic_authorized_operations"] = False
+    if 8 <= version <= 10:
+        fields["include_cluster_authorized_operations"] = False
+    return make(ApiKey.METADATA, version, **fields)
+
+
 async def test_nothing_is_created(clusters: Clusters, unique_name: Callable[[], str]) -> None:
     kafka = clusters(config={"auto.create.topics.enable": "true"})
     async with destination(kafka) as there:
         client = await there.bind()
-        for version in (4, 9, 12):
-            name = unique_name()
-            topics = named(name) if version >= 10 else [{"name": name}]
-            fields: dict[str, Any] = {"topics": topics, "allow_auto_topic_creation": True}
-            if version >= 8:
-                fields["include_topic_authorized_operations"] = False
-            if 8 <= version <= 10:
-                fields["include_cluster_authorized_operations"] = False
-            answer = await client.call(make(ApiKey.METADATA, version, **fields))
+        asked_for = {version: unique_name() for version in (4, 9, 12)}
+        for version, name in asked_for.items():
+            answer = await client.call(creating_metadata(version, name))
             assert answer.topics[0].error_code == UNKNOWN
-            assert (await there.cluster.metadata([name])).topics[name].error_code == UNKNOWN
+        # The same at the broker itself, to see that it would have made them, and when.
+        created = unique_name()
+        await there.cluster.request(creating_metadata(12, created))
+        async with asyncio.timeout(10):
+            while created not in (topics := (await there.cluster.metadata(None)).topics):
+                await asyncio.sleep(0.05)
+        assert not set(asked_for.values()) & set(topics)
         # Version 3 cannot say no.
         client.send(make(ApiKey.METADATA, 3, topics=[{"name": unique_name()}]))
         assert await is_closed(client)
@@ -481,6 +491,11 @@ async def test_whatever_is_not_a_link_api_ends_the_connection(kafka_430: KafkaCl
         make(ApiKey.FIND_COORDINATOR, 4, key_type=1, coordinator_keys=("t",)),
         describe_configs("1", kind=4),
         describe_configs("1", kind=8),
+        produce(9, {"any": batch(b"x")}),
+        produce(9, {"any": batch(b"x")}, acks=0),
+        make(ApiKey.INIT_PRODUCER_ID, 2, transactional_id=None, transaction_timeout=timedelta(seconds=1)),
+        make(ApiKey.DELETE_GROUPS, 2, groups_names=("g",)),
+        make(ApiKey.HEARTBEAT, 4, group_id="g", generation_id=1, member_id="m", group_instance_id=None),
     ],
 )
 async def test_what_a_link_does_not_need_ends_the_connection(kafka_430: KafkaCluster, asked: Any) -> None:

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from certs.make_certs import TestAuthority
 from gateway.config import Authentication, LimitsConfig, TlsConfig
+from gateway.sessions.session import Session
 from gateway.sessions.session_state import SessionState
 from gateway.tls import ClientAuth, server_context
 from gateway.upstreams.metadata import nested_class
@@ -23,7 +24,7 @@ from protocol.headers import RequestHeader
 from protocol.messages import decode_request, response_class
 from protocol.reverse import LinkAttachRequest, LinkAttachResponse
 from tests.e2e.raw_client import batch, make, produce
-from tests.gateway.sessions.lab import Client, heartbeat, heartbeat_response, lab
+from tests.gateway.sessions.lab import Client, Lab, heartbeat, heartbeat_response, lab
 
 ATTACH = LinkAttachRequest("to-cloud", None, "source", UUID(int=7), 1)
 SASL = Authentication.SASL_PLAIN
@@ -565,3 +566,24 @@ async def test_nothing_is_left_behind() -> None:
         await asyncio.sleep(0.05)
         # The fake broker's own tasks end by themselves.
         assert len(asyncio.all_tasks()) <= before + 2
+
+
+async def test_a_client_that_does_not_take_its_answers_is_idle() -> None:
+    async with lab() as here:
+        answer = listing_of(4 << 20)
+        here.broker.handlers[ApiKey.LIST_GROUPS] = lambda header, body: answer
+        client = await here.client()
+        client.wire._transport.pause_reading()  # type: ignore[union-attr]
+        for _ in range(8):
+            client.send(make(ApiKey.LIST_GROUPS, 3))
+        (session,) = await sessions_of(here)
+        await until(lambda: len(here.forwarded(ApiKey.LIST_GROUPS)) == 8)
+        await until(lambda: session.idle_s() > 0.1)
+        client.wire._transport.resume_reading()  # type: ignore[union-attr]
+        for _ in range(8):
+            await client.receive_body()
+
+
+async def sessions_of(here: Lab) -> list[Session]:
+    await until(lambda: bool(here.sessions))
+    return here.sessions
