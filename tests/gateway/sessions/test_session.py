@@ -500,7 +500,11 @@ async def test_a_refused_attach_leaves_the_session_as_it_was() -> None:
 # --- ending ------------------------------------------------------------------------------------------
 
 
-async def test_draining_answers_what_is_in_flight_and_takes_nothing_new() -> None:
+async def test_draining_answers_what_is_in_flight_and_takes_nothing_new(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # It may take longer than what is granted to a client that has gone.
+    monkeypatch.setattr("gateway.sessions.session._FLUSH_UPSTREAM_S", 0.01)
     async with lab() as here:
         gate = Gate(lambda header, body: heartbeat_response())
         here.broker.handlers[ApiKey.HEARTBEAT] = gate
