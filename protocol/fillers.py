@@ -14,7 +14,6 @@ from protocol.record_batches import (
     CONTROL,
     DELETE_HORIZON,
     HEADER_BYTES,
-    MAGIC,
     BatchView,
     encode_batch,
     seal,
@@ -26,7 +25,6 @@ _NULL: Final = encode_varint(-1)
 _NO_HEADERS: Final = encode_varint(0)
 _KEY_LENGTH: Final = encode_varint(FILLER_KEY_BYTES)
 _LONGEST_VARLONG: Final = 10
-_MAGIC_OFFSET: Final = 16
 
 # Version 0, and a type that is neither abort (0) nor commit (1), of which some clients want more. All of them
 # want 4 bytes.
@@ -95,11 +93,15 @@ def _barrier_with_key_at(view: memoryview, position: int, key: bytes) -> BatchVi
         after_timestamp = b"\0" + _KEY_LENGTH + key + _NULL + _NO_HEADERS
         body_bytes = 1 + varlong_bytes + len(after_timestamp)
         start = position - HEADER_BYTES - 2 - varlong_bytes - 1 - len(_KEY_LENGTH)
-        end = start + HEADER_BYTES + 1 + body_bytes
-        if start < 0 or end > len(view) or view[start + _MAGIC_OFFSET] != MAGIC:
-            continue
+        if start < 0:
+            break
+        # Of older formats the view has no count.
         batch = BatchView(view, start)
-        if start + batch.size_bytes != end or batch.count != 1 or batch.last_offset_delta != 0:
+        if (
+            batch.size_bytes != HEADER_BYTES + 1 + body_bytes
+            or batch.count != 1
+            or batch.last_offset_delta != 0
+        ):
             continue
         records = bytes(batch.records)
         timestamp_delta = records[2 : 2 + varlong_bytes]

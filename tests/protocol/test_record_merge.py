@@ -143,11 +143,18 @@ def test_what_decompresses_to_too_much_is_left_alone(codec: Codec) -> None:
     assert merged_records(queue, 6001)[1] == 2
     assert merged_records([bomb[0], *singles(b"d", first=4)], 6001)[1] == 1
     assert merged_records(queue, LARGE)[1] == 4
+    # Each alone is below the bound.
+    halves = singles(bytes(60_000), bytes(60_000), codec=codec)
+    assert merged_records(halves, 6001)[1] == 1
+    assert merged_records(halves, 7600)[1] == 2
 
 
 def test_many_records_of_all_sizes() -> None:
-    sizes = [0, 1, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64, 65, 66, 8100, 8150, 8190, 8200, 70_000]
-    records = [Record(index, 5000 + index // 3, b"k", bytes(size)) for index, size in enumerate(sizes * 600)]
+    sizes = [0, 1, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64, 65, 66, *range(8150, 8200, 3), 70_000]
+    records = [
+        Record(index, 5000 + index // 3, b"k", bytes(size))
+        for index, size in enumerate([*sizes, *[5] * 8200, *sizes])
+    ]
     queue = [batch for record in records for batch in read_batches(build_batch([record]))]
     _, used, found = merged_records(queue, 1 << 30)
     assert used == len(records) > 8192
