@@ -3,7 +3,8 @@
 Every client sends them all the time, so they are not decoded: one pass finds the topics (names, or ids from
 v13 on: KIP-516), their partitions and where they lie in the frame. As for every request that is looked into,
 a tagged field that we do not know is an error, and so is a byte too many: what we cannot read we cannot
-judge.
+judge. A frame may be 100 MB and a topic in it 3 bytes, so of Produce no more topics and partitions are read
+than its bytes have room for with a batch of records each.
 """
 
 import struct
@@ -49,6 +50,12 @@ _REPLICA_STATE_TAG: Final = 1
 # In place of a size: the field is a string, which says its own.
 _STRING: Final = -1
 _NO_TAGS: Final[Mapping[int, int]] = {}
+
+# A partition in a Produce request is a batch of at least 61 bytes and 5 more. A few may be broken and hold
+# less: the broker says so.
+_LEAST_PRODUCED_BYTES: Final = 64
+_LEAST_FETCHED_BYTES: Final = 1
+_FEW: Final = 1000
 
 
 class TopicView(NamedTuple):
@@ -102,7 +109,9 @@ def read_produce(version: int, frame: Buffer, body_at: int = 0) -> ProduceView:
         transactional_id, at = encoding.read_string(frame, body_at)
         acks, timeout_ms = _ACKS_AND_TIMEOUT.unpack_from(frame, at)
         topics_at = at + _ACKS_AND_TIMEOUT.size
-        topics, at = _read_topics(frame, topics_at, encoding, version >= TOPIC_IDS, read_partitions)
+        topics, at = _read_topics(
+            frame, topics_at, encoding, version >= TOPIC_IDS, read_partitions, _LEAST_PRODUCED_BYTES
+        )
         if flexible:
             at = refuse_tags(frame, at)
         check_end(frame, at)
@@ -131,10 +140,10 @@ def read_fetch(version: int, frame: Buffer, body_at: int = 0) -> FetchView:
         if version >= _FETCH_SESSIONS:
             session_id, session_epoch = _FETCH_SESSION.unpack_from(frame, at)
             at += _FETCH_SESSION.size
-        topics, at = _read_topics(frame, at, encoding, by_id, _FETCHED[version])
+        topics, at = _read_topics(frame, at, encoding, by_id, _FETCHED[version], _LEAST_FETCHED_BYTES)
         if version >= _FETCH_SESSIONS:
             read_partitions = _read_compact_forgotten if flexible else _read_plain_forgotten
-            forgotten, at = _read_topics(frame, at, encoding, by_id, read_partitions)
+            forgotten, at = _read_topics(frame, at, encoding, by_id, read_partitions, _LEAST_FETCHED_BYTES)
         if version >= _FETCH_RACK_ID:
             rack_id, at = encoding.read_string(frame, at)
             expect_string(rack_id)
@@ -148,11 +157,15 @@ def read_fetch(version: int, frame: Buffer, body_at: int = 0) -> FetchView:
 
 
 def _read_topics(
-    frame: Buffer, at: int, encoding: Encoding, by_id: bool, read_partitions: _ReadPartitions
+    frame: Buffer,
+    at: int,
+    encoding: Encoding,
+    by_id: bool,
+    read_partitions: _ReadPartitions,
+    least_bytes: int,
 ) -> tuple[tuple[TopicView, ...], int]:
-    count, at = encoding.read_count(frame, at)
-    if count < 0:
-        raise DecodeError("null where the topics must be")
+    partitions_left = _FEW + (len(frame) - at) // least_bytes
+    count, at = _read_count(frame, at, encoding, least_bytes)
     topics = []
     topic: str | UUID
     for _ in range(count):
@@ -164,6 +177,9 @@ def _read_topics(
             name, at = encoding.read_string(frame, at)
             topic = expect_string(name)
             partitions, at = read_partitions(frame, at)
+        partitions_left -= len(partitions)
+        if partitions_left < 0:
+            raise DecodeError("more partitions than the frame has room for")
         topics.append(TopicView(topic, partitions, start, at))
     return tuple(topics), at
 
@@ -172,7 +188,7 @@ def _read_topics(
 
 
 def _read_plain_produced(frame: Buffer, at: int) -> tuple[tuple[int, ...], int]:
-    count, at = _read_partition_count(frame, at, PLAIN)
+    count, at = _read_count(frame, at, PLAIN, _LEAST_PRODUCED_BYTES)
     indexes = []
     for _ in range(count):
         indexes.append(INT32.unpack_from(frame, at)[0])
@@ -181,7 +197,7 @@ def _read_plain_produced(frame: Buffer, at: int) -> tuple[tuple[int, ...], int]:
 
 
 def _read_compact_produced(frame: Buffer, at: int) -> tuple[tuple[int, ...], int]:
-    count, at = _read_partition_count(frame, at, COMPACT)
+    count, at = _read_count(frame, at, COMPACT, _LEAST_PRODUCED_BYTES)
     indexes = []
     for _ in range(count):
         indexes.append(INT32.unpack_from(frame, at)[0])
@@ -191,7 +207,7 @@ def _read_compact_produced(frame: Buffer, at: int) -> tuple[tuple[int, ...], int
 
 def _plain_fetched(size: int) -> _ReadPartitions:
     def read(frame: Buffer, at: int) -> tuple[tuple[int, ...], int]:
-        count, at = _read_partition_count(frame, at, PLAIN)
+        count, at = _read_count(frame, at, PLAIN, _LEAST_FETCHED_BYTES)
         indexes = []
         for _ in range(count):
             indexes.append(INT32.unpack_from(frame, at)[0])
@@ -203,7 +219,7 @@ def _plain_fetched(size: int) -> _ReadPartitions:
 
 def _compact_fetched(size: int, known_tags: Mapping[int, int]) -> _ReadPartitions:
     def read(frame: Buffer, at: int) -> tuple[tuple[int, ...], int]:
-        count, at = _read_partition_count(frame, at, COMPACT)
+        count, at = _read_count(frame, at, COMPACT, _LEAST_FETCHED_BYTES)
         indexes = []
         for _ in range(count):
             indexes.append(INT32.unpack_from(frame, at)[0])
@@ -217,15 +233,17 @@ _read_plain_forgotten = _plain_fetched(INT32.size)
 
 
 def _read_compact_forgotten(frame: Buffer, at: int) -> tuple[tuple[int, ...], int]:
-    count, at = _read_partition_count(frame, at, COMPACT)
+    count, at = _read_count(frame, at, COMPACT, _LEAST_FETCHED_BYTES)
     indexes = struct.unpack_from(f">{count}i", frame, at)
     return indexes, refuse_tags(frame, at + INT32.size * count)
 
 
-def _read_partition_count(frame: Buffer, at: int, encoding: Encoding) -> tuple[int, int]:
+def _read_count(frame: Buffer, at: int, encoding: Encoding, least_bytes: int) -> tuple[int, int]:
     count, at = encoding.read_count(frame, at)
     if count < 0:
-        raise DecodeError("null where the partitions must be")
+        raise DecodeError("null where topics or partitions must be")
+    if count > _FEW + (len(frame) - at) // least_bytes:
+        raise DecodeError(f"{count} elements in the {len(frame) - at} bytes that are left")
     return count, at
 
 

@@ -1,6 +1,7 @@
 """Produce and Fetch requests as kio sees them, in every version; hostile bytes never pass."""
 
 import dataclasses
+import tracemalloc
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -9,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from protocol.errors import DecodeError, UnsupportedVersion
+from protocol.fields import encode_uvarint
 from protocol.headers import peek_request_header
 from protocol.messages import decode_request, encode_request, request_class
 from protocol.request_views import (
@@ -225,6 +227,49 @@ def test_a_topic_without_partitions() -> None:
     assert (topic.topic, topic.partitions) == ("a", ())
     (topic,) = read_produce(3, bytes.fromhex("ffff ffff 00000000 00000001 0001 61 00000000")).topics
     assert (topic.topic, topic.partitions) == ("a", ())
+
+
+HEAD = bytes.fromhex("00 ffff 00000000")
+
+
+def produce_with(topics: int, partitions: int, record_bytes: int) -> bytes:
+    records = encode_uvarint(record_bytes + 1) + bytes(record_bytes)
+    topic = b"\x02a" + encode_uvarint(partitions + 1) + (bytes(4) + records + b"\x00") * partitions + b"\x00"
+    return HEAD + encode_uvarint(topics + 1) + topic * topics + b"\x00"
+
+
+@pytest.mark.parametrize(
+    ("topics", "partitions", "record_bytes"),
+    [(1000, 0, 0), (1, 1000, 0), (5000, 1, 61), (1, 5000, 61), (50, 100, 61)],
+)
+def test_as_many_as_there_can_be(topics: int, partitions: int, record_bytes: int) -> None:
+    view = read_produce(9, produce_with(topics, partitions, record_bytes))
+    assert [len(topic.partitions) for topic in view.topics] == [partitions] * topics
+
+
+@pytest.mark.parametrize(
+    ("topics", "partitions", "record_bytes"),
+    [(1100, 0, 0), (1, 1200, 0), (20, 100, 0), (5000, 1, 20), (1, 5000, 20)],
+)
+def test_more_than_there_is_room_for(topics: int, partitions: int, record_bytes: int) -> None:
+    with pytest.raises(DecodeError, match=r"room|left"):
+        read_produce(9, produce_with(topics, partitions, record_bytes))
+
+
+@pytest.mark.parametrize(
+    "topic", [b"\x01\x01\x00", b"\x02a\x02\x00\x00\x00\x00\x00\x00\x00"], ids=["empty", "null records"]
+)
+def test_memory_stays_below_eight_times_the_frame(topic: bytes) -> None:
+    count = 300_000
+    frame = HEAD + encode_uvarint(count + 1) + topic * count + b"\x00"
+    tracemalloc.start()
+    try:
+        with pytest.raises(DecodeError):
+            read_produce(9, frame)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * len(frame) + 2**20
 
 
 @pytest.mark.parametrize(
