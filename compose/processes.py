@@ -108,8 +108,14 @@ class _Watcher:
     def tell(self, sign: str, pid: int) -> None:
         with self._lock:
             if self._process is None:
+                # It must not hold open what we write to: somebody may wait for its end.
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", _WATCHER], stdin=subprocess.PIPE, text=True, start_new_session=True
+                    [sys.executable, "-c", _WATCHER],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    text=True,
+                    start_new_session=True,
                 )
                 atexit.register(self._end)
             assert self._process.stdin is not None  # asked for with PIPE
