@@ -86,11 +86,6 @@ class RequestPath:
         self._progress = asyncio.Event()
 
     @property
-    def upstream(self) -> FrameConnection | None:
-        """The connection to the broker, once something had to be forwarded."""
-        return self._upstream
-
-    @property
     def waits_for_client(self) -> bool:
         """Whether nothing is due to the client, or it does not take what is."""
         return self._stalled or self.in_flight.empty

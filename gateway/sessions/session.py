@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, NoReturn
 
 import structlog
 from kio.schema.errors import ErrorCode
@@ -270,12 +270,11 @@ class Session:
         if principal is None:
             body = local_replies.sasl_authenticate(version, ErrorCode.sasl_authentication_failed, why)
             await self._authentication_failed(header, body, why)
-            return
         self._authenticated(principal)
         observe.authentications.labels("sasl_plain", "accepted").inc()
         self._path.reply(header, local_replies.sasl_authenticate(version))
 
-    async def _authentication_failed(self, header: RequestHeader, body: bytes, why: str) -> None:
+    async def _authentication_failed(self, header: RequestHeader, body: bytes, why: str) -> NoReturn:
         observe.authentications.labels("sasl_plain", "refused").inc()
         await asyncio.sleep(_FAILED_AUTHENTICATION_DELAY_S)
         if not self._wire.closed:
@@ -300,7 +299,9 @@ class Session:
             return
         await self._path.idle()
         response = await attach.attach(principal, request)
-        if response.error_code != ErrorCode.none or self._state is not SessionState.READY:
+        if self._state is not SessionState.READY:
+            raise SessionRefused("drained", "ended while a link was attached")
+        if response.error_code != ErrorCode.none:
             self._path.reply(header, response.encode())
             return
         self._change(SessionEvent.ATTACHED)

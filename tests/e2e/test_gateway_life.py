@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 from kio.schema.errors import ErrorCode
 
 from compose.gateway_process import GatewayFailed, GatewayProcess
@@ -144,6 +145,20 @@ def test_a_taken_port_is_an_error_that_names_it(kafka_430: KafkaCluster, start_g
             GatewayFailed, match=f"cannot listen on 127.0.0.1 port {port}: Address already in use"
         ):
             start_gateway(config)
+
+
+def test_a_state_that_a_newer_version_has_written_is_not_guessed_at(
+    own_cluster: Clusters, start_gateway: StartGateway
+) -> None:
+    kafka = own_cluster()
+    config = {"cluster": kafka.gateway_config(), "authorization": "none"}
+    assert start_gateway(config).terminate() == 0
+    producer = Producer({"bootstrap.servers": kafka.internal_bootstrap})
+    newer = json.dumps({"version": 2, "name": "bob", "colour": "blue"})
+    producer.produce("_causeway-state", newer, json.dumps({"kind": "user", "name": "bob"}))
+    assert producer.flush(20) == 0
+    with pytest.raises(GatewayFailed, match="'bob' has version 2, this gateway knows version 1"):
+        start_gateway(config)
 
 
 def long_fetch(topic: str, wait: timedelta) -> Any:

@@ -74,9 +74,12 @@ class Attach:
         self.error = ErrorCode.none
         self.principals: list[str] = []
         self.parked: list[FrameConnection] = []
+        self.decided = asyncio.Event()
+        self.decided.set()
 
     async def attach(self, principal: Principal, request: LinkAttachRequest) -> LinkAttachResponse:
         self.principals.append(str(principal))
+        await self.decided.wait()
         return LinkAttachResponse(self.error, None, "link-id", "instance", 1)
 
     def park(self, principal: Principal, request: LinkAttachRequest, wire: FrameConnection) -> None:

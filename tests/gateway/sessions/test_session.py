@@ -158,6 +158,33 @@ async def test_what_a_client_sent_before_it_left_reaches_the_broker() -> None:
             await until(lambda: len(seen) == 3)
 
 
+async def test_the_broker_answers_a_client_that_has_left_before_it_is_left_too() -> None:
+    async with lab() as here:
+        gate = Gate(lambda header, body: heartbeat_response())
+        here.broker.handlers[ApiKey.HEARTBEAT] = gate
+        client = await here.client()
+        client.send(heartbeat())
+        await until(lambda: len(here.forwarded(ApiKey.HEARTBEAT)) == 1)
+        await client.close()
+        await asyncio.sleep(0.1)
+        upstream = here.broker.connections[-1]
+        assert not upstream.closed, "a broker drops what it has not handled yet when it is reset"
+        gate.open.set()
+        await until(lambda: upstream.closed)
+
+
+async def test_a_broker_that_never_answers_is_left_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.sessions.session._FLUSH_UPSTREAM_S", 0.1)
+    async with lab() as here:
+        here.broker.handlers[ApiKey.HEARTBEAT] = Gate(lambda header, body: None)
+        client = await here.client()
+        client.send(heartbeat())
+        await until(lambda: len(here.forwarded(ApiKey.HEARTBEAT)) == 1)
+        await client.close()
+        await until(lambda: here.listener.sessions == 0)
+        await until(lambda: here.broker.connections[-1].closed)
+
+
 async def test_a_client_that_does_not_read_is_not_read_for() -> None:
     async with lab(limits=LimitsConfig(max_in_flight=1000)) as here:
         answer = listing_of(1 << 20)
@@ -494,6 +521,18 @@ async def test_a_refused_attach_leaves_the_session_as_it_was() -> None:
         client = await here.client()
         assert (await attach(client)).error_code == ErrorCode.invalid_request
         await client.call(heartbeat())
+        assert here.attach.parked == []
+
+
+async def test_a_gateway_that_is_stopping_takes_no_link() -> None:
+    async with lab() as here:
+        here.attach.decided.clear()
+        client = await here.client()
+        client.send_body(ApiKey.LINK_ATTACH, 0, ATTACH.encode())
+        await until(lambda: bool(here.attach.principals))
+        await here.sessions[0].drain()
+        here.attach.decided.set()
+        await closes(client)
         assert here.attach.parked == []
 
 
