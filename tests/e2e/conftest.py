@@ -1,12 +1,15 @@
 """Fixtures for end-to-end tests: gateways as processes of their own."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
+from certs.make_certs import TestAuthority
+from compose.kafka import KafkaCluster
 from compose.ports import PortLease, lease_ports
 from tests.conftest import has_failed
+from tests.e2e.front import Front
 from tests.e2e.gateway_process import GatewayProcess
 
 StartGateway = Callable[..., GatewayProcess]
@@ -41,3 +44,45 @@ def free_ports() -> Iterator[Callable[[int], range]]:
     yield lease
     for taken in leases:
         taken.release()
+
+
+class Fronts(Protocol):
+    """Starts a gateway with a listener of every kind in front of a cluster, or returns the running one."""
+
+    def __call__(self, kafka: KafkaCluster, **settings: Any) -> Front: ...
+
+
+@pytest.fixture(scope="session")
+def fronts(request: pytest.FixtureRequest, authority: TestAuthority) -> Iterator[Fronts]:
+    """Gateways that live until the session ends: isolate by names, and leave them running."""
+    running: dict[str, Front] = {}
+
+    def start(kafka: KafkaCluster, **settings: Any) -> Front:
+        key = repr((kafka.bootstrap, sorted(settings.items())))
+        if key not in running:
+            running[key] = Front(kafka, authority, **settings)
+        return running[key]
+
+    yield start
+    for front in running.values():
+        front.close(keep_log=request.session.testsfailed > 0)
+
+
+@pytest.fixture
+def own_front(request: pytest.FixtureRequest, authority: TestAuthority) -> Iterator[Fronts]:
+    """Gateways for one test only, which may kill and restart them."""
+    running: list[Front] = []
+
+    def start(kafka: KafkaCluster, **settings: Any) -> Front:
+        running.append(Front(kafka, authority, **settings))
+        return running[-1]
+
+    yield start
+    for front in running:
+        front.close(keep_log=has_failed(request))
+
+
+@pytest.fixture(scope="session")
+def front(fronts: Fronts, kafka_430: KafkaCluster) -> Front:
+    """The shared gateway in front of one broker of 4.3.0."""
+    return fronts(kafka_430)
