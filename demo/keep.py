@@ -11,8 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Final
 
@@ -23,24 +22,29 @@ DIRECTORY: Final = Path(os.environ.get("DEMO_DIRECTORY", ROOT / "build" / "demo"
 LOCK: Final = DIRECTORY.with_name(f"{DIRECTORY.name}.lock")
 BACKGROUND_LOG: Final = DIRECTORY.with_name(f"{DIRECTORY.name}.log")
 _STOP_WITHIN_S: Final = 60.0
+# Open until the very end of the process: who waits for the lock finds nothing running.
+_held: Final[list[IO[str]]] = []
+_PASSED_ON: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class AlreadyUp(Exception):
     """Another demo is running; the text says how to end it."""
 
 
-@contextmanager
-def only_one() -> Iterator[None]:
-    """Holds the lock of the demo. AlreadyUp."""
+def claim() -> IO[str]:
+    """The lock of the demo, ours until it is closed or this process has ended. AlreadyUp."""
     LOCK.parent.mkdir(exist_ok=True)
-    with LOCK.open("a+") as lock:
-        if not _taken(lock):
-            lock.seek(0)
-            raise AlreadyUp(f"another demo is up (process {lock.read()}); `make demo-stop` ends it")
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
+    lock = LOCK.open("a+")
+    if not _taken(lock):
+        lock.seek(0)
+        pid = lock.read()
+        lock.close()
+        raise AlreadyUp(f"another demo is up (process {pid}); `make demo-stop` ends it")
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    _held.append(lock)
+    return lock
 
 
 def stop() -> str:
@@ -67,14 +71,18 @@ def stop() -> str:
 def in_background(work: Callable[[Callable[[], None]], int]) -> int:
     """Runs `work` in a child; returns 0 when it calls its argument, which waits for SIGTERM, or its code."""
     read_end, write_end = os.pipe()
+    # An interrupt in between would leave a child that nobody knows of.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
     child = os.fork()
     if child == 0:
         os.close(read_end)
         os.setsid()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
         sys.exit(work(lambda: _stay(write_end)))
     os.close(write_end)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _PASSED_ON:
         signal.signal(number, lambda number, _: os.kill(child, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
     with os.fdopen(read_end, "rb") as end:
         if end.read(1):
             return 0

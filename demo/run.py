@@ -34,8 +34,8 @@ def run(kept: Callable[[], None] | None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
-        with keep.only_one():
-            play(screen, kept)
+        keep.claim()
+        play(screen, kept)
     except KeyboardInterrupt:
         screen.failure("Stopped. Nothing is left running.")
         return INTERRUPTED
