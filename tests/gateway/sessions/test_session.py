@@ -116,8 +116,9 @@ async def test_no_more_requests_are_taken_than_may_be_in_flight() -> None:
         for _ in range(10):
             client.send(heartbeat())
         await until(lambda: bool(here.sessions))
-        await asyncio.sleep(0.1)
         path = here.sessions[0]._path
+        await until(lambda: len(path.in_flight) == 3)
+        await asyncio.sleep(0.1)
         assert len(path.in_flight) == 3
         gate.open.set()
         for _ in range(10):
