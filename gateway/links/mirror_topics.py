@@ -94,6 +94,8 @@ class MirrorTopics:
         self._on_deleted = on_deleted
         self._known: set[str | UUID] = set()
         self._names: dict[UUID, str] = {}
+        self._keys: tuple[bytes, ...] = ()
+        self._keys_of: Mapping[str, MirrorRecord] | None = None
 
     async def before_produce(self, topics: Iterable[str | UUID]) -> None:
         """Return when it is certain whether these topics are mirrors. StateUnavailable if that is unknown."""
@@ -129,7 +131,12 @@ class MirrorTopics:
 
     def filler_keys(self) -> tuple[bytes, ...]:
         """Keys of the fillers that clients must not see."""
-        return tuple({record.filler_key for record in self._store.state.mirrors.values()})
+        mirrors = self._store.state.mirrors
+        # Asked for with every Fetch response; the state is a new object after every change.
+        if mirrors is not self._keys_of:
+            self._keys = tuple({record.filler_key for record in mirrors.values()})
+            self._keys_of = mirrors
+        return self._keys
 
     def topic_deleted(self, topic: str | UUID) -> None:
         """A client deleted this topic: what was known of it holds no longer."""
