@@ -28,7 +28,7 @@ class GatewayFailed(Exception):
 
 
 class GatewayProcess:
-    """Runs `python -m gateway run -c FILE`; ready when the constructor returns.
+    """Runs `python -m gateway run -c FILE`; ready when the constructor returns, unless told not to `wait`.
 
     A configuration without `admin.port` gets a free one. `prefix` goes before the command line, for example
     `ip netns exec NAME`; `ca_file` is for an admin address with TLS. Its files lie in `directory`, where they
@@ -44,6 +44,7 @@ class GatewayProcess:
         directory: Path | None = None,
         prefix: Sequence[str] = (),
         ready_within_s: float = READY_WITHIN_S,
+        wait: bool = True,
     ) -> None:
         self.name = name
         self._temporary = directory is None
@@ -57,7 +58,7 @@ class GatewayProcess:
         self.config["admin"] = self._admin_section(config.get("admin", {}))
         self._process: Process | None = None
         try:
-            self.start()
+            self.start(wait=wait)
         except BaseException:
             self.save_log()
             self.close()

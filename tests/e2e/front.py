@@ -120,6 +120,7 @@ class Front:
         ways: Sequence[Way] = WAYS,
         config: Mapping[str, Any] | None = None,
         name: str = "front",
+        wait: bool = True,
     ) -> None:
         self.kafka = kafka
         self._authority = authority
@@ -131,7 +132,7 @@ class Front:
             self._stack.callback(lease.release)
             self.ports[way] = lease.ports
         try:
-            self.gateway = GatewayProcess(self._config(config or {}), name=name)
+            self.gateway = GatewayProcess(self._config(config or {}), name=name, wait=wait)
         except BaseException:
             self._stack.close()
             raise

@@ -8,7 +8,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any, Self, get_args
+from typing import Any, Self, get_args, get_origin
 
 from protocol.api_keys import ApiKey
 from protocol.headers import encode_request_header, peek_correlation_id, response_body_offset
@@ -20,7 +20,7 @@ _TIMEOUT = datetime.timedelta(seconds=10)
 
 
 def make(api_key: int, version: int, **fields: Any) -> Any:
-    """A request; its nested structures are given as dicts, their lists as lists."""
+    """A request; nested structures are given as dicts, lists as lists. What is not given is zero or empty."""
     return _fill(request_class(api_key, version), fields)
 
 
@@ -28,7 +28,21 @@ def _fill(made: Any, values: Mapping[str, Any]) -> Any:
     types = {field.name: field.type for field in dataclasses.fields(made)}
     if unknown := set(values) - set(types):
         raise TypeError(f"{made.__name__} v{made.__version__} has no {unknown}, but {set(types)}")
-    return made(**{name: _value(types[name], value) for name, value in values.items()})
+    needed = {
+        field.name: _nothing(field.type)
+        for field in dataclasses.fields(made)
+        if field.default is dataclasses.MISSING and field.name not in values
+    }
+    return made(**needed, **{name: _value(types[name], value) for name, value in values.items()})
+
+
+def _nothing(declared: Any) -> Any:
+    if get_origin(declared) is tuple:
+        return ()
+    kind = declared if isinstance(declared, type) else type(None)
+    return next(
+        (base() for base in (bool, int, str, bytes, datetime.timedelta) if issubclass(kind, base)), None
+    )
 
 
 def _value(declared: Any, value: Any) -> Any:
