@@ -343,9 +343,9 @@ def test_a_link_through_a_firewall(sites: Sites) -> None:
 @pytest.mark.parametrize("form", ["silence", "unplugged"])
 def test_a_path_that_is_cut_again_and_again(sites: Sites, form: Cut) -> None:
     mirror_all(sites, 50_000)
-    for seconds in (2, 5, 9, 12, 17, 30, 61):
+    for seconds in (2, 5, 9, 12, 17, 61):
         cut_and_mend(sites, form, seconds)
-    for down_s in (0, 3, 10, 30):
+    for down_s in (0, 3, 20):
         restart_cloud(sites, "SIGKILL", down_s)
         restart_cloud(sites, "SIGTERM", down_s)
     assert_equal(sites, 50_000)
