@@ -86,3 +86,15 @@ def own_front(request: pytest.FixtureRequest, authority: TestAuthority) -> Itera
 def front(fronts: Fronts, kafka_430: KafkaCluster) -> Front:
     """The shared gateway in front of one broker of 4.3.0."""
     return fronts(kafka_430)
+
+
+@pytest.fixture(scope="session")
+def breakable(request: pytest.FixtureRequest) -> Iterator[KafkaCluster]:
+    """Three brokers of 4.3.0 that tests may stop, kill and pause, and must bring back.
+
+    They listen at an address of this machine that nobody else uses, to be recognised where they must not be.
+    """
+    with KafkaCluster.start(brokers=3, host="127.0.0.77") as kafka:
+        yield kafka
+        if request.session.testsfailed:
+            kafka.save_logs()

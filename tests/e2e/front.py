@@ -110,7 +110,7 @@ def _one_line(pem_file: Path) -> str:
 
 
 class Front:
-    """A running gateway with the listeners `ways`; a context manager that ends it."""
+    """A running gateway with the listeners `ways`, which have the settings `listener` on top."""
 
     def __init__(
         self,
@@ -119,11 +119,13 @@ class Front:
         *,
         ways: Sequence[Way] = WAYS,
         config: Mapping[str, Any] | None = None,
+        listener: Mapping[str, Any] | None = None,
         name: str = "front",
         wait: bool = True,
     ) -> None:
         self.kafka = kafka
         self._authority = authority
+        self._listener = dict(listener or {})
         self._identity = authority.client(USER)
         self._stack = ExitStack()
         self.ports: dict[Way, range] = {}
@@ -166,6 +168,7 @@ class Front:
                 "advertised_host": "localhost",
                 "node_ids": f"{NODE_IDS[0]}-{NODE_IDS[-1]}",
                 **kinds[way],
+                **self._listener,
             }
             for way, ports in self.ports.items()
         ]

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 from typing import Self
 
+from compose.kafka import KafkaCluster
 from tests.e2e.raw_client import Address
 
 
-class Relay:
-    """Listens on a free port of `host` and passes bytes to `target` and back until closed."""
+def addresses_in(received: bytes | bytearray, kafka: KafkaCluster) -> list[str]:
+    """Which brokers' addresses the bytes hold: a host, or a port as the protocol or as a text has it."""
+    found = []
+    for node in kafka.nodes:
+        forms = [node.host.encode()]
+        for port in (node.port, node.internal_port):
+            forms += (struct.pack(">i", port), b":%d" % port)
+        found += [f"{form!r} of broker {node.node_id}" for form in forms if form in received]
+    return found
 
-    def __init__(self, target: Address, host: str = "127.0.0.1") -> None:
+
+class Relay:
+    """Listens at `host` and a free or the given port, and passes bytes to `target` and back until closed."""
+
+    def __init__(self, target: Address, host: str = "127.0.0.1", port: int = 0) -> None:
         self._target = target
-        self._listening = socket.create_server((host, 0))
+        self._listening = socket.create_server((host, port))
         self.address: Address = (host, self._listening.getsockname()[1])
         self.received = bytearray()
         self._open: set[socket.socket] = set()
