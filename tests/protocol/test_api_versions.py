@@ -1,7 +1,6 @@
 """The table is complete and within what kio decodes; no more is advertised; answers are Kafka's bytes."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,11 +75,6 @@ def test_the_table_for_the_documentation() -> None:
     assert "| 18 | API_VERSIONS | 0–4 |  | answered by the gateway |" in lines
     assert "| 38 | CREATE_DELEGATION_TOKEN | – |  | not forwarded: " in "\n".join(lines)
     assert "KAFKA-18659" in next(line for line in lines if line.startswith("| 0 | PRODUCE | 3–13 |"))
-
-
-def test_the_documentation_has_the_table() -> None:
-    document = Path(__file__).parents[2] / "docs" / "apis.md"
-    assert document.read_text().endswith("\n\n" + table_markdown())
 
 
 # --- what is advertised -------------------------------------------------------------------------------------
