@@ -1,6 +1,6 @@
-"""The state topic as a transactional table that every gateway of a cluster shares (DESIGN §5).
+"""The state topic as a transactional table that every gateway of a cluster shares.
 
-There is no leader. A write is a transaction under one transactional id: initialising it failures and aborts
+There is no leader. A write is a transaction under one transactional id: initialising it fences and aborts
 whoever was writing (KIP-98), so what is then read up to the end is what the write is decided on. A writer
 that was fenced meanwhile has changed nothing and starts over.
 """
