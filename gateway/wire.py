@@ -90,6 +90,15 @@ class FrameConnection(asyncio.BufferedProtocol):
         self._decoder.max_frame_bytes = value
 
     @property
+    def trusts_sizes(self) -> bool:
+        """Whether frames are allocated by the sizes that the peer announces; may be set at any time."""
+        return self._decoder.trusts_sizes
+
+    @trusts_sizes.setter
+    def trusts_sizes(self, value: bool) -> None:
+        self._decoder.trusts_sizes = value
+
+    @property
     def closed(self) -> bool:
         """True once either side has ended the connection; frames that came before may still be read."""
         return self._end is not None

@@ -210,15 +210,37 @@ def rewrite_for_append(
 
     Raises DecodeError for an older format.
     """
+    appended = bytearray(batch.raw)
+    _patch_for_append(batch, appended, producer_id, producer_epoch, base_sequence)
+    return appended
+
+
+def turn_into_append(
+    batch: BatchView, producer_id: int, producer_epoch: int, base_sequence: int
+) -> memoryview:
+    """As `rewrite_for_append`, but the batch is altered where it lies, in a buffer that can be written to.
+
+    The view's attributes stay those of the batch as it came. Raises DecodeError for an older format.
+    """
+    appended = batch.raw
+    _patch_for_append(batch, appended, producer_id, producer_epoch, base_sequence)
+    return appended
+
+
+def _patch_for_append(
+    batch: BatchView,
+    appended: bytearray | memoryview,
+    producer_id: int,
+    producer_epoch: int,
+    base_sequence: int,
+) -> None:
     if batch.magic != MAGIC:
         raise DecodeError(f"a batch of magic {batch.magic} where only {MAGIC} is known")
-    appended = bytearray(batch.raw)
     _START.pack_into(appended, 0, 0, batch.batch_length, _NO_LEADER_EPOCH, MAGIC)
     # With a delete horizon (KIP-534) the records' deltas count from it: they stay right without its flag.
     _ATTRIBUTES.pack_into(appended, ATTRIBUTES_OFFSET, batch.attributes & ~(TRANSACTIONAL | DELETE_HORIZON))
     _PRODUCER.pack_into(appended, _PRODUCER_OFFSET, producer_id, producer_epoch, base_sequence)
     seal(appended)
-    return appended
 
 
 def seal(batch: bytearray | memoryview) -> None:

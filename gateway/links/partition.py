@@ -13,7 +13,7 @@ from gateway.links.sink import BARRIER_EPOCH, DATA_EPOCH, sequence_of
 from gateway.state.records import MirrorRecord, MirrorStatus, MirrorTopicError
 from protocol.errors import DecodeError
 from protocol.fillers import encode_filler_batch
-from protocol.record_batches import BatchView, rewrite_for_append
+from protocol.record_batches import BatchView, turn_into_append
 from protocol.record_merge import merge_batches, merge_limit
 
 
@@ -147,7 +147,9 @@ class MirrorPartition:
         self.queued_bytes += batch.size_bytes
         self.fetch_offset = batch.next_offset
 
-    def take(self, max_batch_bytes: int, filler_key: bytes, now_ms: int) -> bytes | bytearray:
+    def take(
+        self, max_batch_bytes: int, filler_key: bytes, now_ms: int
+    ) -> bytes | bytearray | memoryview:
         """The batch to append next, marked as under way: merged small ones, one untouched, or the barrier."""
         producer_id = self.mirror.record.producer_id
         if not self.queue:
@@ -168,7 +170,7 @@ class MirrorPartition:
                 return merged.batch
         batch = self.queue[0]
         self._take(1)
-        return rewrite_for_append(batch, producer_id, DATA_EPOCH, sequence)
+        return turn_into_append(batch, producer_id, DATA_EPOCH, sequence)
 
     def _take(self, count: int) -> None:
         for _ in range(count):

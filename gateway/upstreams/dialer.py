@@ -161,6 +161,8 @@ async def _open(
             if user_timeout_ms is not None:
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, user_timeout_ms)
             wire = FrameConnection(max_frame_bytes=max_frame_bytes, name=where)
+            # How many connections there are is up to us.
+            wire.trusts_sizes = True
             made = wire
             await loop.create_connection(
                 lambda: made,

@@ -28,11 +28,14 @@ BIND_TIMEOUT_S: Final = 10.0
 BIND_ATTEMPTS: Final = 3
 # A source half keeps at least two; more than this is a fault or an attack.
 MAX_PARKED: Final = 64
+# Before it is bound a connection has only to answer ApiVersions and LinkBind.
+MAX_PARKED_FRAME_BYTES: Final = 64 * 1024
 MAX_FRAME_BYTES: Final = 100 * 1024 * 1024
 
 
 @dataclass(slots=True, eq=False)
 class _Parked:
+    wire: FrameConnection
     connection: BrokerConnection
     agent_id: UUID
     agent_epoch: int
@@ -75,9 +78,9 @@ class ParkedPool:
             self._epochs[agent_id] = agent_epoch
             for old in [p for p in self._parked if p.agent_id == agent_id]:
                 self._drop(old)
-        wire.max_frame_bytes = MAX_FRAME_BYTES
+        wire.max_frame_bytes = MAX_PARKED_FRAME_BYTES
         connection = BrokerConnection(wire, client_id="causeway-link", node_id=None)
-        parked = _Parked(connection, agent_id, agent_epoch)
+        parked = _Parked(wire, connection, agent_id, agent_epoch)
         self._parked.append(parked)
         self._tasks.spawn(self._keep_alive(parked), name=f"keep alive {connection.peer}")
 
@@ -108,7 +111,8 @@ class ParkedPool:
         deadline = time.monotonic() + BIND_TIMEOUT_S
         last: Exception | None = None
         for _ in range(BIND_ATTEMPTS):
-            connection = await self._take(deadline)
+            parked = await self._take(deadline)
+            connection = parked.connection
             try:
                 await self._bind(connection, node_id)
             except (ConnectionClosed, ProtocolError, TimeoutError, OSError) as error:
@@ -116,18 +120,20 @@ class ParkedPool:
                 self._log.info("parked_connection_lost", peer=connection.peer, error=str(error))
                 last = error
                 continue
+            parked.wire.max_frame_bytes = MAX_FRAME_BYTES
+            parked.wire.trusts_sizes = True
             self._bound = {bound for bound in self._bound if not bound.closed} | {connection}
             return connection
         broker = "any broker" if node_id is None else f"broker {node_id}"
         raise ConnectFailed(f"the source half of '{self._link_name}' closes connections to {broker}: {last}")
 
-    async def _take(self, deadline: float) -> BrokerConnection:
+    async def _take(self, deadline: float) -> _Parked:
         while True:
             while self._parked:
                 # The newest: the longer one was parked the likelier something in between forgot it.
-                connection = self._parked.pop().connection
-                if not connection.closed:
-                    return connection
+                parked = self._parked.pop()
+                if not parked.connection.closed:
+                    return parked
             left = deadline - time.monotonic()
             if self._closed or left <= 0:
                 raise ConnectFailed(f"the source of cluster link '{self._link_name}' is not attached")

@@ -219,6 +219,24 @@ def test_a_large_frame_is_received_in_place() -> None:
     assert peak < 1.6 * size
 
 
+def test_a_trusted_size_is_allocated_at_once() -> None:
+    size = 8 << 20
+    decoder = FrameDecoder(LIMIT, trusts_sizes=True)
+    content = bytes(range(256)) * (size >> 8)
+    rest = memoryview(stream([b"before", content, b"after"]))
+    tracemalloc.start()
+    decoder.feed(rest[:1_000])
+    assert one(decoder) == b"before"
+    assert decoder.next_frame() is None
+    # All that is missing fits where the next bytes go.
+    assert len(decoder.get_buffer(-1)) == size - (1_000 - 10 - 4)
+    decoder.feed(rest[1_000:])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert taken(decoder) == [content, b"after"]
+    assert peak < 1.1 * size
+
+
 def test_growing_while_the_old_bytes_are_viewed() -> None:
     decoder = FrameDecoder(LIMIT)
     content = bytes(range(256)) * 1024

@@ -1,6 +1,7 @@
 """Batch headers: walking, patching, and refusing."""
 
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -8,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import DecodeError
-from protocol.record_batches import BatchView, encode_batch, hole, read_batches, rewrite_for_append
+from protocol.record_batches import (
+    BatchView,
+    encode_batch,
+    hole,
+    read_batches,
+    rewrite_for_append,
+    turn_into_append,
+)
 from protocol.records import Record, build_batch, iterate_records
 from tests.protocol.captured_batches import CODECS, PRODUCED, RAW, captured
 
@@ -189,9 +197,24 @@ def test_rewritten_for_append(name: str) -> None:
         assert bytes(batch.raw) == before
 
 
-def test_other_magics_are_not_rewritten() -> None:
+@pytest.mark.parametrize("name", [*PRODUCED, "librdkafka-transactions"])
+def test_turned_into_an_append_where_it_lies(name: str) -> None:
+    data = bytearray(RAW[name])
+    batches = list(read_batches(data))
+    wanted = [rewrite_for_append(batch, 77, 3, 2**31 - 1) for batch in batches]
+    offsets = [batch.base_offset for batch in batches]
+    turned = [turn_into_append(batch, 77, 3, 2**31 - 1) for batch in batches]
+    assert turned == wanted
+    assert b"".join(turned) == data, "nothing was copied"
+    assert [batch.base_offset for batch in batches] == offsets
+
+
+@pytest.mark.parametrize("make", [rewrite_for_append, turn_into_append])
+def test_other_magics_are_not_rewritten(make: Callable[[BatchView, int, int, int], object]) -> None:
+    data = bytearray(LEGACY_V1)
     with pytest.raises(DecodeError, match="magic 1"):
-        rewrite_for_append(only(LEGACY_V1), 1, 0, 0)
+        make(only(data), 1, 0, 0)
+    assert data == LEGACY_V1
 
 
 def test_a_delete_horizon_is_cleared_and_the_timestamps_stay() -> None:
