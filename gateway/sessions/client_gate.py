@@ -217,6 +217,18 @@ class ClientGate:
 
     # --- reserved names --------------------------------------------------------------------------------
 
+    async def _init_producer_id(self, header: RequestHeader, frame: bytearray) -> Decision:
+        """Refused for a transactional id of ours, as Produce is: a name in its place would exist then."""
+        if RESERVED_BYTES in frame:
+            version = header.api_version
+            request = decode_request(header.api_key, version, memoryview(frame)[header.body_offset :])
+            if request.transactional_id is not None and is_reserved(request.transactional_id):
+                observe.refusals.labels(observe.api_name(header.api_key), "reserved").inc()
+                return Reply(
+                    local_replies.init_producer_id(version, ErrorCode.transactional_id_authorization_failed)
+                )
+        return Forward(frame)
+
     def _may_name_reserved(self, frame: bytearray) -> bool:
         if RESERVED_BYTES in frame:
             return True
@@ -310,4 +322,5 @@ _STEPS: Final[dict[int, _Step]] = {
     ApiKey.ALTER_CONFIGS: ClientGate._alter_configs,
     ApiKey.INCREMENTAL_ALTER_CONFIGS: ClientGate._alter_configs,
     ApiKey.DELETE_TOPICS: ClientGate._delete_topics,
+    ApiKey.INIT_PRODUCER_ID: ClientGate._init_producer_id,
 }

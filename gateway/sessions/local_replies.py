@@ -1,11 +1,12 @@
 """Bodies of the responses that the gateway gives itself, but for ApiVersions, which `protocol` has.
 
-SaslHandshake 0–1, SaslAuthenticate 0–2 (KIP-43, KIP-152) and the refusal of a LinkAttach.
+SaslHandshake 0–1, SaslAuthenticate 0–2 (KIP-43, KIP-152), the refusals of InitProducerId and of LinkAttach.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Final
 
 from kio.schema.errors import ErrorCode
@@ -29,6 +30,14 @@ def sasl_authenticate(version: int, error: ErrorCode = ErrorCode.none, message: 
     """The outcome of an authentication; a session of ours has no end by itself (session lifetime 0)."""
     made = response_class(ApiKey.SASL_AUTHENTICATE, version)
     return encode_response(made(error_code=error, error_message=message, auth_bytes=b""))
+
+
+def init_producer_id(version: int, error: ErrorCode) -> bytes:
+    """The refusal of a transactional id."""
+    made = response_class(ApiKey.INIT_PRODUCER_ID, version)
+    return encode_response(
+        made(throttle_time=timedelta(), error_code=error, producer_id=-1, producer_epoch=-1)
+    )
 
 
 def link_attach_refused(message: str) -> bytes:

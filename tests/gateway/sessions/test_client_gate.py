@@ -436,6 +436,28 @@ async def test_produce_to_our_topics_is_refused_by_name_id_and_transaction() -> 
         assert len(here.forwarded(ApiKey.PRODUCE)) == 1
 
 
+async def test_our_transactional_id_is_no_clients() -> None:
+    def answer(header: RequestHeader, body: bytes) -> Any:
+        made = response_class(header.api_key, header.api_version)
+        return made(throttle_time=timedelta(), error_code=ErrorCode.none, producer_id=7, producer_epoch=0)
+
+    async with lab() as here:
+        here.broker.handlers[ApiKey.INIT_PRODUCER_ID] = answer
+        client = await here.client()
+        for transactional_id, producer_id in (("_causeway-state", -1), ("my_causeway", 7), (None, 7)):
+            wanted = make(
+                ApiKey.INIT_PRODUCER_ID,
+                1,
+                transactional_id=transactional_id,
+                transaction_timeout=timedelta(seconds=1),
+            )
+            response = await client.call(wanted)
+            assert response.producer_id == producer_id
+            refused = response.error_code == ErrorCode.transactional_id_authorization_failed
+            assert refused == (producer_id < 0)
+        assert len(here.forwarded(ApiKey.INIT_PRODUCER_ID)) == 2
+
+
 async def test_a_fetch_of_our_topic_is_asked_without_a_session_under_another_name() -> None:
     seen: list[Any] = []
 
