@@ -47,7 +47,8 @@ def _nothing(declared: Any) -> Any:
 
 def _value(declared: Any, value: Any) -> Any:
     if isinstance(value, dict):
-        return _fill(declared, value)
+        # Structure, perhaps `| None`.
+        return _fill(next(filter(dataclasses.is_dataclass, (declared, *get_args(declared)))), value)
     if isinstance(value, list):
         # tuple[Element, ...], perhaps `| None`.
         element = next(

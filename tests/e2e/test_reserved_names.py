@@ -289,6 +289,14 @@ TOPIC_REQUESTS: dict[int, Callable[[int, str], Fields]] = {
         "group_id": "somebody",
         "topics": [{"topic_name": name}],
     },
+    ApiKey.STREAMS_GROUP_HEARTBEAT: lambda version, name: {
+        "group_id": "somebody",
+        "member_id": str(uuid.uuid4()),
+        "rebalance_timeout": SECOND,
+        "topology": {"subtopologies": [{"subtopology_id": "0", "source_topics": (name,)}]},
+        **dict.fromkeys(("active_tasks", "standby_tasks", "warmup_tasks", "client_tags"), ()),
+        "process_id": "somebody",
+    },
 }
 # By name up to here; later versions name topics by id.
 LAST_BY_NAME = {ApiKey.OFFSET_COMMIT: 9}
@@ -326,6 +334,23 @@ def test_topics_by_id(client: RawClient, state_id: uuid.UUID, unique_name: Names
     for answer in answers:
         assert error_codes(answer) - {ErrorCode.none} == {UNKNOWN_ID}
         assert NAME not in repr(answer).encode()
+
+
+def test_a_share_session(client: RawClient, state_id: uuid.UUID, unique_name: Names) -> None:
+    for version in versions(ApiKey.SHARE_FETCH):
+        wanted = {
+            "group_id": unique_name(),
+            "member_id": str(uuid.uuid4()),
+            "topics": [{"topic_id": state_id, "partitions": [PART]}],
+        }
+        answer = client.call(make(ApiKey.SHARE_FETCH, version, max_records=10, **wanted))
+        # UNKNOWN_SERVER_ERROR for one; so says a broker of any id that it does not know.
+        assert error_codes(answer) - {ErrorCode.none}
+        assert not any(partition.records for topic in answer.responses for partition in topic.partitions)
+        acknowledged = client.call(
+            make(ApiKey.SHARE_ACKNOWLEDGE, version, **wanted | {"share_session_epoch": 1})
+        )
+        assert error_codes(acknowledged) - {ErrorCode.none}
 
 
 def test_metadata(client: RawClient) -> None:
