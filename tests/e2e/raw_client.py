@@ -153,8 +153,11 @@ class RawClient:
         (size,) = struct.unpack(">i", self._exactly(4))
         return self._exactly(size)
 
-    def is_closed(self, within_s: float = 10) -> bool:
-        """Whether the other side ends the connection in that time without sending anything more."""
+    def is_closed(self, within_s: float = 5) -> bool:
+        """Whether the other side ends the connection in that time without sending anything more.
+
+        Less than a gateway waits for authentication: what is to end at once must not pass by ending then.
+        """
         self.socket.settimeout(within_s)
         try:
             return self.socket.recv(1) == b""

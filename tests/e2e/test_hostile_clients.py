@@ -6,6 +6,7 @@ import socket
 import ssl
 import struct
 import time
+import urllib.request
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -53,6 +54,14 @@ def hasty(fronts: Fronts, kafka_430: KafkaCluster) -> Front:
 def resident_bytes(front: Front) -> int:
     status = Path(f"/proc/{front.gateway.pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) * 1024
+
+
+def refusals(front: Front) -> int:
+    """How many connections the gateway has closed for what was asked."""
+    with urllib.request.urlopen(f"{front.gateway.admin_url}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    wanted = (line for line in lines if line.startswith("causeway_refusals_total{") and '"closed"' in line)
+    return sum(int(float(line.split()[-1])) for line in wanted)
 
 
 def open_files(front: Front) -> int:
@@ -297,8 +306,11 @@ def test_what_was_not_advertised_ends_the_connection(
         ranges = {int(row.api_key): range(row.min_version, row.max_version + 1) for row in shown}
         # Produce is shown from 0 on for old librdkafka (KAFKA-18659); Kafka 4 does the same.
         assert version not in ranges.get(api_key, ()) or api_key == ApiKey.PRODUCE
+        before = refusals(front)
         client.send_frame(header(api_key, version, bytes(8)))
         assert client.is_closed()
+        # A broker would have closed the connection too: it was not asked.
+        assert refusals(front) == before + (api_key != ApiKey.LINK_ATTACH)
 
 
 @every_way

@@ -455,8 +455,11 @@ def test_the_producer_id_of_our_transactions_is_not_told(client: RawClient, kafk
             make(ApiKey.DESCRIBE_TRANSACTIONS, 0, transactional_ids=(STATE,))
         ).transaction_states
     assert ours.producer_id >= 0
-    answer = client.call(make(ApiKey.INIT_PRODUCER_ID, 4, transactional_id=STATE, transaction_timeout=SECOND))
-    assert answer.producer_id != ours.producer_id
+    for version in versions(ApiKey.INIT_PRODUCER_ID):
+        wanted = {"transactional_id": STATE, "transaction_timeout": SECOND}
+        answer = client.call(make(ApiKey.INIT_PRODUCER_ID, version, **wanted))
+        assert answer.error_code == ErrorCode.transactional_id_authorization_failed
+        assert answer.producer_id == -1
     # Not with what only we can know either.
     for version in versions(ApiKey.END_TXN):
         ending = {"transactional_id": STATE, "producer_id": ours.producer_id}
