@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,15 @@ class RawBroker:
         host, _, port = address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)), timeout=timeout_s)
         self._correlation_id = 0
-        self.broken = False
+
+    @property
+    def broken(self) -> bool:
+        """Whether the broker has ended the connection, or we have."""
+        if self._socket.fileno() < 0:
+            return True
+        # Between calls nothing is due: what can be read is the end.
+        readable, _, _ = select.select([self._socket], [], [], 0)
+        return bool(readable)
 
     def close(self) -> None:
         """Close the connection."""
@@ -43,7 +52,6 @@ class RawBroker:
             (size,) = struct.unpack(">i", self._exactly(4))
             return memoryview(self._exactly(size))[4:]
         except (OSError, EOFError):
-            self.broken = True
             self.close()
             raise
 
