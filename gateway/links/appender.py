@@ -9,12 +9,11 @@ import time
 from typing import Final
 
 from gateway.links.board import (
-    BACKOFF_S,
     METADATA_INTERVAL_S,
     REQUEST_TIMEOUT_S,
-    RETRY_DELAY_S,
     TRANSPORT_ERRORS,
     Board,
+    backoff_s,
     drop,
     wait_for,
 )
@@ -39,6 +38,8 @@ REFUSED_FOR_GOOD: Final = {
     76: "UNSUPPORTED_COMPRESSION_TYPE",
     87: "INVALID_RECORD",
 }
+# The batch is larger than the topic's `max.message.bytes` or `segment.bytes`: a merged one is made smaller.
+TOO_LARGE: Final = {10: "MESSAGE_TOO_LARGE", 18: "RECORD_LIST_TOO_LARGE"}
 
 
 class Appender:
@@ -73,7 +74,7 @@ class Appender:
                     drop(connection)
                     connection = None
                     failures += 1
-                    await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S)) - 1])
+                    await asyncio.sleep(backoff_s(failures))
         finally:
             drop(connection)
 
@@ -109,6 +110,8 @@ class Appender:
             if p.phase is Phase.READY:
                 self._appended(p, answers.get(p.name))
             p.sending = None
+            if p.phase is Phase.DOUBT and p.destination_leader is not None:
+                self._board.wake_resolve[p.destination_leader].set()
 
     def _appended(self, p: MirrorPartition, answer: Appended | None) -> None:
         if answer is not None and answer.error_code == NONE:
@@ -129,16 +132,20 @@ class Appender:
                 self._board.wake_fetch[p.source_leader].set()
             return
         code, message = (answer.error_code, answer.message) if answer else (-1, "no answer for the partition")
-        if code in REFUSED_FOR_GOOD:
+        refused = REFUSED_FOR_GOOD.get(code)
+        if code in TOO_LARGE and p.merged:
+            p.merge_halvings += 1
+        elif code in TOO_LARGE:
+            refused = TOO_LARGE[code]
+        if refused is not None:
             self._board.fail(
                 p.mirror,
                 MirrorTopicError.ILLEGAL_STATE,
                 f"partition {p.index}: the destination refuses the batch at offset {p.position} "
-                f"with {REFUSED_FOR_GOOD[code]}: {message}",
+                f"with {refused}: {message}",
             )
             return
         self._board.log.info("append_refused", topic=p.name[0], partition=p.index, code=code, message=message)
-        p.doubt(time.monotonic() + RETRY_DELAY_S)
+        p.refusals += 1
+        p.doubt(time.monotonic() + backoff_s(p.refusals))
         self._board.wake_metadata.set()
-        if p.destination_leader is not None:
-            self._board.wake_resolve[p.destination_leader].set()

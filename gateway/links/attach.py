@@ -44,6 +44,11 @@ BACKOFF_CAP_S: Final = 8.0
 REFUSED_BACKOFF_S: Final = 30.0
 STABLE_AFTER_S: Final = 5.0
 USER_TIMEOUT_MS: Final = 10_000
+# A destination needs a few per source broker; each costs a connection to a broker of ours.
+MAX_BOUND: Final = 256
+# Nothing but ApiVersions and LinkBind is asked of a parked connection.
+PARKED_FRAME_BYTES: Final = 64 << 10
+POLICY_VIOLATION: Final = 44
 
 ServeBound = Callable[[FrameConnection, int | None], Awaitable[None]]
 Versions = Mapping[int, tuple[int, int]]
@@ -135,7 +140,7 @@ class SourceHalf:
                 await self._park_once()
                 failures = 0
                 continue
-            except (DialError, ConnectionClosed, ProtocolError, TimeoutError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - a slot that ended would not be missed
                 if time.monotonic() - started >= STABLE_AFTER_S + SILENCE_TIMEOUT_S:
                     failures = 0
                 failures += 1
@@ -155,6 +160,7 @@ class SourceHalf:
             self._log.info("link_attached", instance=response.instance_id)
         self.error = None
         wire = connection.detach()
+        wire.max_frame_bytes = PARKED_FRAME_BYTES
         self.parked += 1
         try:
             node_id = await self._wait_for_bind(wire)
@@ -175,13 +181,22 @@ class SourceHalf:
                 )
             elif header.api_key == ApiKey.LINK_BIND:
                 request = LinkBindRequest.decode(header.api_version, memoryview(frame)[header.body_offset :])
+                response = LinkBindResponse(0, None)
+                if self.bound >= MAX_BOUND:
+                    text = f"{MAX_BOUND} connections are bound already"
+                    response = LinkBindResponse(POLICY_VIOLATION, text)
                 wire.write_frame(
                     encode_response_header(header.api_key, header.api_version, header.correlation_id),
-                    LinkBindResponse(0, None).encode(),
+                    response.encode(),
                 )
+                if response.error_code:
+                    await wire.drain(SILENCE_TIMEOUT_S)
+                    raise ProtocolError(f"the destination binds more than {MAX_BOUND} connections")
                 return None if request.node_id == ANY_BROKER else request.node_id
             else:
                 raise DecodeError(f"API key {header.api_key} on a parked connection")
+            # One that asks and does not read is given no more.
+            await wire.drain(SILENCE_TIMEOUT_S)
 
     async def _serve(self, wire: FrameConnection, node_id: int | None) -> None:
         self.bound += 1

@@ -56,8 +56,8 @@ class Board:
                 mirror.partitions = [MirrorPartition(mirror, i) for i in range(record.num_partitions)]
             mirror.record = record
             for partition in mirror.partitions:
-                if record.stop_offsets is not None:
-                    partition.stop_offset = record.stop_offsets.get(partition.index)
+                # A failover forgets the end that a promote had decided on.
+                partition.end_at((record.stop_offsets or {}).get(partition.index))
                 if not mirror.running:
                     partition.doubt(time.monotonic())
                 elif record.failover:
@@ -85,6 +85,7 @@ class Board:
                 event.set()
 
     def fail(self, mirror: Mirror, error: MirrorTopicError, message: str) -> None:
+        """The mirror topic cannot go on; the replicator sees to it that the state says so."""
         for partition in mirror.partitions:
             partition.clear()
             partition.phase = Phase.FAILED
@@ -107,10 +108,17 @@ class Board:
         self.source_error = str(error)
 
 
+def backoff_s(failures: int) -> float:
+    """How long to wait after so many failures in a row, in seconds."""
+    return BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]
+
+
 async def wait_for(event: asyncio.Event, timeout_s: float) -> None:
     """Wait until the event is set, at most so long, and clear it."""
+    # Not `asyncio.wait_for`: up to Python 3.11 it loses a cancellation that comes together with the event.
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
     event.clear()
 
 

@@ -7,24 +7,24 @@ from typing import Final
 from kio.schema.errors import ErrorCode
 
 from gateway.links.board import (
-    BACKOFF_S,
     BELIEF_S,
     REQUEST_TIMEOUT_S,
     RETRY_DELAY_S,
     TRANSPORT_ERRORS,
     Board,
+    backoff_s,
     drop,
     wait_for,
 )
 from gateway.links.partition import MirrorPartition
-from gateway.links.sink import EARLIEST, LATEST
+from gateway.links.sink import EARLIEST, LATEST, OFFSET_OUT_OF_RANGE
 from gateway.links.source import fetch
 from gateway.state.records import MirrorTopicError
 from gateway.upstreams.admin import list_offsets
 from gateway.upstreams.cluster import Cluster
 from gateway.upstreams.connection import BrokerConnection
 from gateway.upstreams.errors import KafkaError
-from protocol.record_batches import hole, read_batches
+from protocol.record_batches import MAGIC, hole, read_batches
 from protocol.replication import FetchedPartition, FetchPartition, FetchTopic
 
 PARTITION_BYTES: Final = 2 << 20
@@ -32,7 +32,8 @@ RESPONSE_BYTES: Final = 16 << 20
 QUEUE_BYTES: Final = 4 << 20
 BUFFER_BYTES: Final = 64 << 20
 CORRUPT_FETCHES: Final = 3
-OFFSET_OUT_OF_RANGE: Final = 1
+# A frame stays in memory as long as a batch of it is queued: what is a small part of one is copied.
+PINNED_PART: Final = 8
 
 
 class Fetcher:
@@ -41,6 +42,7 @@ class Fetcher:
     def __init__(self, board: Board, source: Cluster) -> None:
         self._board = board
         self._source = source
+        self._turn = 0
 
     async def run(self, node_id: int) -> None:
         """Fetch from one source broker until cancelled."""
@@ -64,7 +66,7 @@ class Fetcher:
                     drop(connection)
                     connection = None
                     failures += 1
-                    await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S)) - 1])
+                    await asyncio.sleep(backoff_s(failures))
         finally:
             drop(connection)
 
@@ -73,7 +75,10 @@ class Fetcher:
         room = BUFFER_BYTES - sum(p.queued_bytes for m in self._board.mirrors.values() for p in m.partitions)
         if room <= 0:
             return []
-        return [p for p in self._board.by_source.get(node_id, ()) if p.wants_fetch(now, QUEUE_BYTES)]
+        wanted = [p for p in self._board.by_source.get(node_id, ()) if p.wants_fetch(now, QUEUE_BYTES)]
+        # Everybody gets to be first: a broker gives of the others only what fits.
+        self._turn = (self._turn + 1) % max(len(wanted), 1)
+        return wanted[self._turn :] + wanted[: self._turn]
 
     async def _fetch(self, connection: BrokerConnection, node_id: int, wanted: list[MirrorPartition]) -> None:
         asked: dict[tuple[object, int], tuple[MirrorPartition, int]] = {}
@@ -102,19 +107,29 @@ class Fetcher:
                 await self._fetched(found[0], answer)
 
     async def _fetched(self, p: MirrorPartition, answer: FetchedPartition) -> None:
-        if answer.error_code == OFFSET_OUT_OF_RANGE:
-            await self._out_of_range(p)
-            return
-        if answer.error_code:
-            p.fetch_not_before = time.monotonic() + RETRY_DELAY_S * 2
+        try:
+            if answer.error_code == OFFSET_OUT_OF_RANGE:
+                await self._out_of_range(p)
+                return
+            if answer.error_code:
+                raise KafkaError(answer.error_code, f"Fetch of {answer.topic}-{p.index} from the source")
+        except KafkaError as refusal:
+            # What is wrong with one partition does not hold up the others.
+            p.failed_fetches += 1
+            p.fetch_not_before = time.monotonic() + backoff_s(p.failed_fetches)
+            self._board.log.info("fetch_refused", topic=p.name[0], partition=p.index, error=str(refusal))
             self._board.wake_metadata.set()
             return
         p.out_of_range_since = None
+        p.failed_fetches = 0
         p.source_end = answer.last_stable_offset
-        for batch in read_batches(answer.records):
+        for batch in read_batches(_unpinned(answer.records)):
             if batch.next_offset <= p.fetch_offset:
                 continue
             if p.stop_offset is not None and batch.base_offset >= p.stop_offset:
+                break
+            if batch.magic == MAGIC and not batch.verify_crc():
+                self._corrupt(p, batch.base_offset)
                 break
             reason = hole(batch, p.fetch_offset)
             if reason is not None:
@@ -122,15 +137,16 @@ class Fetcher:
                 error = MirrorTopicError.UNSUPPORTED_MESSAGE_FORMAT if v1 else MirrorTopicError.ILLEGAL_STATE
                 p.obstacle = (error, f"partition {p.index}: this version cannot copy it exactly: {reason}")
                 break
-            if not batch.verify_crc():
-                self._corrupt(p, batch.base_offset)
-                return
             p.enqueue(batch)
-        p.corrupt_fetches = 0
-        if p.obstacle is not None and not p.queue:
-            self._board.fail(p.mirror, *p.obstacle)
-        elif p.destination_leader is not None:
+            p.corrupt_fetches = 0
+        self._fail_at_obstacle(p)
+        if p.destination_leader is not None:
             self._board.wake_append[p.destination_leader].set()
+
+    def _fail_at_obstacle(self, p: MirrorPartition) -> None:
+        # What comes before it is appended first.
+        if p.obstacle is not None and not p.queue and p.sending is None:
+            self._board.fail(p.mirror, *p.obstacle)
 
     def _corrupt(self, p: MirrorPartition, offset: int) -> None:
         p.corrupt_fetches += 1
@@ -141,15 +157,15 @@ class Fetcher:
                 MirrorTopicError.ILLEGAL_STATE,
                 f"partition {p.index}: the source's batch at offset {offset} fails its checksum",
             )
-            if not p.queue:
-                self._board.fail(p.mirror, *p.obstacle)
 
     async def _out_of_range(self, p: MirrorPartition) -> None:
         if p.source_leader is None:
             return
-        key = (p.mirror.record.source_topic_name, p.index)
+        key, generation = (p.mirror.record.source_topic_name, p.index), p.generation
         start = (await list_offsets(self._source, p.source_leader, {key: EARLIEST}))[key]
         end = (await list_offsets(self._source, p.source_leader, {key: LATEST}))[key]
+        if p.generation != generation:
+            return
         now = time.monotonic()
         p.fetch_not_before = now + RETRY_DELAY_S * 2
         if start > p.fetch_offset:
@@ -158,8 +174,7 @@ class Fetcher:
                 f"{p.fetch_offset}; this version cannot copy exactly over what is missing"
             )
             p.obstacle = (MirrorTopicError.ILLEGAL_STATE, message)
-            if not p.queue:
-                self._board.fail(p.mirror, *p.obstacle)
+            self._fail_at_obstacle(p)
         elif end < p.fetch_offset:
             p.out_of_range_since = p.out_of_range_since or now
             if now - p.out_of_range_since > BELIEF_S:
@@ -169,3 +184,10 @@ class Fetcher:
                     f"partition {p.index}: the source's log ends at {end}, behind the mirror's {p.position}; "
                     "the source lost records or was recreated",
                 )
+
+
+def _unpinned(records: memoryview) -> memoryview:
+    """The records, in a buffer of their own if they are a small part of the frame that they came in."""
+    if len(records) * PINNED_PART < memoryview(records.obj).nbytes:
+        return memoryview(bytearray(records))
+    return records

@@ -39,6 +39,7 @@ from gateway.state.records import (
     Delete,
     LinkMode,
     LinkRecord,
+    MirrorRecord,
     MirrorStatus,
     Record,
     State,
@@ -92,6 +93,7 @@ class Links:
         self._tasks = Tasks("links")
         self._changed = asyncio.Event()
         self._following = asyncio.Lock()
+        self._closed = False
 
     # Life.
 
@@ -103,9 +105,10 @@ class Links:
 
     async def close(self) -> None:
         """Stop every link. Idempotent."""
+        self._closed = True
         await self._tasks.close()
         await self._mirrors.close()
-        for runtime in self._runtimes.values():
+        for runtime in list(self._runtimes.values()):
             await runtime.close()
         self._runtimes.clear()
 
@@ -113,19 +116,27 @@ class Links:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            await self._follow()
+            try:
+                await self._follow()
+            except Exception:
+                # Whatever is wrong with one link, the others are still to be followed.
+                log.exception("state_not_followed")
+                await asyncio.sleep(1)
+                self._changed.set()
 
     async def _follow(self) -> None:
         # The state may change again meanwhile, and several may wish to follow it.
         async with self._following:
-            await self._follow_state(self._store.state)
+            if not self._closed:
+                await self._follow_state(self._store.state)
 
     async def _follow_state(self, state: State) -> None:
         for name, runtime in list(self._runtimes.items()):
             record = state.links.get(name)
             if record is None or record.cluster_link_id != runtime.record.cluster_link_id:
-                del self._runtimes[name]
+                # Forgotten once it is closed: whoever does this may be cancelled, and another has to end it.
                 await runtime.close()
+                del self._runtimes[name]
         for name, record in state.links.items():
             if name not in self._runtimes:
                 try:
@@ -314,22 +325,31 @@ class Links:
             await self._fail_over_all(record)
 
         def remove(state: State) -> list[Record | Delete]:
+            current = state.links.get(link_name)
+            if current is None or current.cluster_link_id != record.cluster_link_id:
+                raise errors.link_not_found(link_name)
+            mirrors = [m for m in state.mirrors.values() if m.cluster_link_id == record.cluster_link_id]
             # Mirrors that stopped are kept: the barrier at their end must stay hidden.
-            dead = [
-                m.mirror_topic_name
-                for m in state.mirrors.values()
-                if m.cluster_link_id == record.cluster_link_id and m.status is MirrorStatus.FAILED
-            ]
-            return [Delete("link", link_name), *(Delete("mirror", name) for name in dead)]
+            left = [m for m in mirrors if m.status is not MirrorStatus.STOPPED]
+            alive = [m.mirror_topic_name for m in left if not (force and _may_be_forgotten(m))]
+            if alive:
+                # Made while the others were failed over.
+                raise errors.link_in_use(link_name, alive)
+            return [Delete("link", link_name), *(Delete("mirror", m.mirror_topic_name) for m in left)]
 
         await self._mirrors.write(remove)
 
     async def _fail_over_all(self, record: LinkRecord) -> None:
-        names = [m.mirror_topic_name for m in self._mirrors.of(record) if m.status is not MirrorStatus.FAILED]
-        await self.alter_mirrors("failover", record.link_name, names, None, False)
+        def alive() -> list[str]:
+            return [
+                m.mirror_topic_name
+                for m in self._mirrors.of(record)
+                if m.status is not MirrorStatus.STOPPED and not _may_be_forgotten(m)
+            ]
+
+        await self._mirrors.alter("failover", record, alive(), validate_only=False)
         deadline = time.monotonic() + FORCED_DELETE_TIMEOUT_S
-        ended = (MirrorStatus.STOPPED, MirrorStatus.FAILED)
-        while any(m.status not in ended for m in self._mirrors.of(record)):
+        while alive():
             if time.monotonic() > deadline:
                 raise errors.state_unavailable(
                     f"Cluster link '{record.link_name}' was not deleted: its mirror topics could not be "
@@ -410,7 +430,7 @@ class Links:
             )
         if record.owner is None:
             try:
-                record = await self._claim(name, str(principal))
+                record = await self._claim(record, str(principal))
             except LinkError as error:
                 return self._refused(NOT_CONTROLLER_YET, error.message)
         if record is None or record.owner != str(principal):
@@ -422,26 +442,31 @@ class Links:
             return self._refused(INVALID_REQUEST, reason)
         return LinkAttachResponse(0, None, record.cluster_link_id, self._services.instance_id, 1)
 
-    async def _claim(self, name: str, principal: str) -> LinkRecord | None:
+    async def _claim(self, judged: LinkRecord, principal: str) -> LinkRecord | None:
+        name = judged.link_name
+
         def own(state: State) -> list[Record | Delete]:
-            record = state.links.get(name)
-            if record is None or record.owner is not None:
-                return []
-            return [record.model_copy(update={"owner": principal})]
+            return [judged.model_copy(update={"owner": principal})] if state.links.get(name) == judged else []
 
         await self._mirrors.write(own)
         return self._store.state.links.get(name)
 
-    def park(self, _principal: Principal, request: LinkAttachRequest, wire: FrameConnection) -> None:
+    def park(self, principal: Principal, request: LinkAttachRequest, wire: FrameConnection) -> None:
         """Take over the connection of a LinkAttach that was answered."""
         runtime = self._runtimes.get(request.link_name)
-        if runtime is None or runtime.pool is None:
+        # The link may have been deleted, and made again for somebody else, since it was judged.
+        if runtime is None or runtime.pool is None or runtime.record.owner != str(principal):
             wire.abort()
             return
         runtime.pool.park(wire, request.agent_id, request.agent_epoch)
 
     def _refused(self, code: int, message: str) -> LinkAttachResponse:
         return LinkAttachResponse(code, message, None, self._services.instance_id, 1)
+
+
+def _may_be_forgotten(mirror: MirrorRecord) -> bool:
+    """Whether nothing is lost with the record of a mirror whose link goes."""
+    return mirror.status is MirrorStatus.FAILED or mirror.topic_id is None
 
 
 def _kafka_uuid() -> str:

@@ -7,6 +7,7 @@ import asyncio
 import time
 
 from gateway.links.board import (
+    BELIEF_S,
     METADATA_INTERVAL_S,
     REQUEST_TIMEOUT_S,
     RETRY_DELAY_S,
@@ -52,12 +53,7 @@ class LogCheck:
                     if connection is None or connection.closed:
                         connection = await self._destination.connect(node_id, linger_zero=True)
                     for p in due:
-                        await self._resolve(connection, node_id, p)
-                except KafkaError as error:
-                    # A leader is announced before it is ready, and named for a while after it moved.
-                    self._board.log.info("log_end_unknown", node_id=node_id, error=str(error))
-                    self._board.wake_metadata.set()
-                    await asyncio.sleep(RETRY_DELAY_S)
+                        await self._look(connection, node_id, p)
                 except TRANSPORT_ERRORS as error:
                     self._board.log.warning("log_end_unknown", node_id=node_id, error=str(error))
                     self._board.wake_metadata.set()
@@ -67,8 +63,18 @@ class LogCheck:
         finally:
             drop(connection)
 
+    async def _look(self, connection: BrokerConnection, node_id: int, p: MirrorPartition) -> None:
+        try:
+            await self._resolve(connection, node_id, p)
+        except KafkaError as error:
+            # A leader is announced before it is ready, and named for a while after it moved. The other
+            # partitions do not wait for this one.
+            self._board.log.info("log_end_unknown", topic=p.name[0], partition=p.index, error=str(error))
+            p.not_before = time.monotonic() + RETRY_DELAY_S
+            self._board.wake_metadata.set()
+
     async def _resolve(self, connection: BrokerConnection, node_id: int, p: MirrorPartition) -> None:
-        record = p.mirror.record
+        record, generation = p.mirror.record, p.generation
         name = record.mirror_topic_name
         log_end, high_watermark = await log_end_offset(self._destination, node_id, name, p.index)
         if high_watermark != log_end:
@@ -78,8 +84,10 @@ class LogCheck:
         if log_end > 0:
             topic = FetchTopic(name, record.topic_id, [])
             batch = await tail_batch(connection, topic, p.index, log_end, timeout_s=REQUEST_TIMEOUT_S)
+            if p.generation != generation:
+                return
             if batch is None:
-                p.not_before = time.monotonic() + RETRY_DELAY_S
+                self._tail_missing(p, log_end)
                 return
             reason = foreign_tail(batch, record.producer_id, log_end)
             ended = reason is None and batch.producer_epoch == BARRIER_EPOCH
@@ -99,8 +107,21 @@ class LogCheck:
                 p.position = log_end - 1
                 self._board.wake_metadata.set()
                 return
-        if p.phase is Phase.DOUBT and p.sending is None and p.destination_leader == node_id:
+        if p.generation == generation and p.phase is Phase.DOUBT and p.mirror.running:
             p.trust(log_end)
             if p.source_leader is not None:
                 self._board.wake_fetch[p.source_leader].set()
             self._board.wake_append[node_id].set()
+
+    def _tail_missing(self, p: MirrorPartition, log_end: int) -> None:
+        now = time.monotonic()
+        p.not_before = now + RETRY_DELAY_S
+        p.tail_missing_since = p.tail_missing_since or now
+        if now - p.tail_missing_since > BELIEF_S:
+            self._board.fail(
+                p.mirror,
+                MirrorTopicError.ILLEGAL_STATE,
+                f"partition {p.index}: the last batch before the log's end at {log_end} is gone, so that "
+                "nobody can tell who wrote it; somebody deleted records of the mirror topic: delete and "
+                "recreate it",
+            )

@@ -107,18 +107,20 @@ class MirrorTopics:
             return
         await self._store.read_to_end()
         ids = [topic for topic in unknown if isinstance(topic, UUID)]
+        names = [topic for topic in unknown if isinstance(topic, str)]
+        topics = (await self._cluster.metadata(None if ids else names)).topics
         if ids:
-            # Asked for after the read: a topic that is newer than it would not be in the state.
-            topic_ids = {
-                metadata.topic_id: name
-                for name, metadata in (await self._cluster.metadata(None)).topics.items()
-                if metadata.topic_id is not None
-            }
-            new = {topic_id: topic_ids[topic_id] for topic_id in ids if topic_id in topic_ids}
-            self._names.update(new)
+            named = {each.topic_id: name for name, each in topics.items() if each.topic_id is not None}
+            nameless = [topic_id for topic_id in ids if topic_id not in named]
+            if nameless:
+                # A mirror's record precedes its topic, but has its id only later: it is found by its name.
+                raise StateUnavailable(f"the cluster does not know topic id {nameless[0]}, or not yet")
+            # Again, now that the names are known: a topic that is newer than what was read is not in it.
             await self._store.read_to_end()
-            unknown = [topic for topic in unknown if isinstance(topic, str) or topic in new]
-        self._known.update(unknown)
+            self._names.update({topic_id: named[topic_id] for topic_id in ids})
+            self._known.update(ids)
+        # What does not exist may become a mirror before it is written to, and clients can think of any name.
+        self._known.update(name for name in names if name in topics and topics[name].error_code == 0)
 
     def read_only_mirror(self, topic: str | UUID) -> str | None:
         """Name of the mirror topic, if clients may not write to this topic."""

@@ -14,7 +14,7 @@ import structlog
 from gateway.links import errors
 from gateway.links.board import TRANSPORT_ERRORS
 from gateway.links.errors import LinkError
-from gateway.links.mirror_state import Action, IllegalTransition, is_read_only, next_status
+from gateway.links.mirror_state import TRANSITIONS, Action, IllegalTransition, next_status
 from gateway.links.mirror_topics import MAX_TOPIC_NAME, mirror_configs, promoted_configs, source_values
 from gateway.links.requests import AlterResult, CreateMirror, MirrorVerb, MirrorView, PartitionLag
 from gateway.links.runtime import LinkRuntime
@@ -44,6 +44,10 @@ log = structlog.get_logger(__name__)
 RESERVED_PREFIX: Final = "_causeway"
 TOPIC_NAME: Final = re.compile(r"[a-zA-Z0-9._-]+")
 TOPIC_SETTLE_S: Final = 10.0
+UNKNOWN_TOPIC: Final = 3
+TOPIC_ALREADY_EXISTS: Final = 36
+# REQUEST_TIMED_OUT, NOT_CONTROLLER: the topic may be made all the same, or another time.
+UNDECIDED: Final = frozenset({7, 41})
 
 VERBS: Final[Mapping[MirrorVerb, Action]] = {
     "promote": Action.PROMOTE,
@@ -71,9 +75,11 @@ class Mirrors:
         self._follow = follow
         self._tasks = Tasks("mirror topics")
         self._finishing: set[str] = set()
+        self._closed = False
 
     async def close(self) -> None:
         """Stop what is under way. Idempotent."""
+        self._closed = True
         await self._tasks.close()
 
     def of(self, link: LinkRecord) -> list[MirrorRecord]:
@@ -104,8 +110,7 @@ class Mirrors:
             raise errors.unsupported("Topic renaming for mirroring not yet supported")
         _check_topic_name(name)
         _check_topic_name(source_name)
-        if name in self._store.state.mirrors:
-            raise errors.topic_exists(name)
+        _check_name_is_free(self._store.state, name)
         try:
             record = await self._plan_mirror(link, runtime.source, name, request)
         except TRANSPORT_ERRORS as error:
@@ -115,28 +120,55 @@ class Mirrors:
                 f"Cluster link '{link_name}': the source or the destination does not answer: {error}",
             ) from error
 
+        replaced: MirrorRecord | None = None
+
         def add(state: State) -> list[Record | Delete]:
-            if link_name not in state.links:
+            nonlocal replaced
+            current = state.links.get(link_name)
+            if current is None or current.cluster_link_id != link.cluster_link_id:
                 raise errors.link_not_found(link_name)
-            if name in state.mirrors:
-                raise errors.topic_exists(name)
+            _check_name_is_free(state, name)
+            replaced = state.mirrors.get(name)
             return [record]
 
-        await self.write(add)
+        # From the record on the topic is made, by whom the record is given to should this be cancelled.
+        self._finishing.add(name)
+        try:
+            await self.write(add)
+            await self._create_recorded(record, replaced, request)
+        finally:
+            self._finishing.discard(name)
+            if self._is_unfinished(record):
+                self.finish_creation(record)
+
+    async def _create_recorded(
+        self, record: MirrorRecord, replaced: MirrorRecord | None, request: CreateMirror
+    ) -> None:
+        name = record.mirror_topic_name
         try:
             await self._create_topic(record, request)
-        except (LinkError, *TRANSPORT_ERRORS) as error:
-            await self.write(lambda _: [Delete("mirror", name)])
-            if isinstance(error, LinkError):
-                raise
-            raise LinkError(500, 50002, f"Topic '{name}' could not be created: {error}") from error
+        except LinkError:
+            # The cluster said no, and will not change its mind.
+            before = replaced or Delete("mirror", name)
+            await self.write(lambda state: [before] if state.mirrors.get(name) == record else [])
+            raise
+        except TRANSPORT_ERRORS as error:
+            raise LinkError(
+                503,
+                50003,
+                f"Mirror topic '{name}' is not made yet, the source or the destination does not answer: "
+                f"{error}. It is tried again until it is made; 'mirror describe' tells when.",
+            ) from error
+
+    def _is_unfinished(self, record: MirrorRecord) -> bool:
+        return self._store.state.mirrors.get(record.mirror_topic_name) == record
 
     async def _plan_mirror(
         self, link: LinkRecord, source: Cluster, name: str, request: CreateMirror
     ) -> MirrorRecord:
         source_name = request.source_topic_name
         topic = (await source.metadata([source_name])).topics.get(source_name)
-        if topic is None or topic.error_code == 3:
+        if topic is None or topic.error_code == UNKNOWN_TOPIC:
             raise errors.invalid_request(f"Topic '{source_name}' does not exist at the source.")
         if topic.error_code:
             raise errors.invalid_request(
@@ -144,8 +176,13 @@ class Mirrors:
                 "may the link's principal describe it?"
             )
         own = (await self._cluster.metadata([name])).topics.get(name)
-        if own is not None and own.error_code == 0:
+        if own is None or own.error_code == 0:
             raise errors.topic_exists(name)
+        if own.error_code != UNKNOWN_TOPIC:
+            raise errors.invalid_request(
+                f"The destination does not show whether topic '{name}' exists (error {own.error_code}); "
+                "may the gateway's principal describe it?"
+            )
         configs = _by_value(await describe_topic_configs(source, source_name))
         return MirrorRecord(
             link_name=link.link_name,
@@ -161,23 +198,26 @@ class Mirrors:
             state_time_ms=_now_ms(),
         )
 
-    async def _create_topic(self, record: MirrorRecord, request: CreateMirror | None) -> None:
-        """Make the topic of a record that has none, and note its id."""
-        name = record.mirror_topic_name
+    async def _configs(self, record: MirrorRecord, overrides: Mapping[str, str]) -> dict[str, str]:
         runtime = self._runtimes.get(record.link_name)
         if runtime is None or runtime.source is None:
             raise errors.link_not_found(record.link_name)
-        source = runtime.source
-        configs = _by_value(await describe_topic_configs(source, record.source_topic_name))
-        known = await self._known_configs()
-        wanted = mirror_configs(configs, known, request.configs if request else {})
+        configs = _by_value(await describe_topic_configs(runtime.source, record.source_topic_name))
+        return mirror_configs(configs, await self._known_configs(), overrides)
+
+    async def _create_topic(self, record: MirrorRecord, request: CreateMirror | None) -> None:
+        """Make the topic of a record that has none, and note its id. LinkError if the cluster refuses."""
+        name = record.mirror_topic_name
+        wanted = await self._configs(record, request.configs if request else {})
         try:
             topic_id = await create_topic(
                 self._cluster, name, record.num_partitions, record.replication_factor or -1, wanted
             )
         except KafkaError as error:
-            if error.code == 36:
+            if error.code == TOPIC_ALREADY_EXISTS:
                 raise errors.topic_exists(name) from error
+            if error.code in UNDECIDED:
+                raise
             raise errors.invalid_request(f"Topic '{name}' cannot be created: {error}") from error
         deadline = time.monotonic() + TOPIC_SETTLE_S
         while topic_id is None and time.monotonic() < deadline:
@@ -186,7 +226,11 @@ class Mirrors:
             await asyncio.sleep(0.1)
         if topic_id is None:
             raise errors.invalid_request("The destination gives no topic ids; it must be Kafka 2.8 or later.")
-        await self._change(name, topic_id=topic_id)
+        if not await self._change(record, lambda current: current.topic_id is None, topic_id=topic_id):
+            raise errors.invalid_request(
+                f"Mirror topic '{name}' was deleted, or its cluster link, while it was made. If there is a "
+                f"topic '{name}' on the destination now, delete it."
+            )
 
     async def _known_configs(self) -> list[str]:
         return list(await describe_topic_configs(self._cluster, f"{RESERVED_PREFIX}-state"))
@@ -194,29 +238,46 @@ class Mirrors:
     def finish_creation(self, record: MirrorRecord) -> None:
         """A record has no topic yet: see to it that it gets one."""
         name = record.mirror_topic_name
-        if name not in self._finishing:
+        if name not in self._finishing and not self._closed:
             self._finishing.add(name)
             self._tasks.spawn(self._finish_creation(record), name=f"create {name}")
 
     async def _finish_creation(self, record: MirrorRecord) -> None:
         # Whoever wrote the record may have died before it made the topic; give it the time to do so itself.
         name = record.mirror_topic_name
-        await asyncio.sleep(TOPIC_SETTLE_S)
-        self._finishing.discard(name)
-        current = self._store.state.mirrors.get(name)
-        if current != record:
-            return
         try:
-            topic = (await self._cluster.metadata([name])).topics.get(name)
-            if topic is None or topic.error_code == 3:
-                await self._create_topic(record, None)
-            elif topic.topic_id is not None:
-                # The name was free when the record was written, and clients cannot write to it since: the
-                # replicator's look at the log tells whether somebody else did.
-                await self._change(name, topic_id=topic.topic_id)
-        except (LinkError, *TRANSPORT_ERRORS) as error:
-            log.warning("mirror_topic_not_created", topic=name, error=str(error))
-            self.finish_creation(record)
+            while True:
+                await asyncio.sleep(TOPIC_SETTLE_S)
+                if not self._is_unfinished(record):
+                    return
+                try:
+                    await self._create_or_adopt(record)
+                except TRANSPORT_ERRORS as error:
+                    log.warning("mirror_topic_not_created", topic=name, error=str(error))
+                except LinkError as error:
+                    log.warning("mirror_topic_not_created", topic=name, error=error.message)
+                    if error.status < 500:
+                        await self.failed(record, MirrorTopicError.ILLEGAL_STATE, error.message)
+        except LinkError as error:
+            log.warning("mirror_topic_not_created", topic=name, error=error.message)
+        finally:
+            self._finishing.discard(name)
+
+    async def _create_or_adopt(self, record: MirrorRecord) -> None:
+        name = record.mirror_topic_name
+        topic = (await self._cluster.metadata([name])).topics.get(name)
+        if topic is None or topic.error_code == UNKNOWN_TOPIC:
+            await self._create_topic(record, None)
+        elif topic.topic_id is not None:
+            # The name was free when the record was written, and clients cannot write to it since; but a
+            # client's Metadata request may have made it, in the shape that the cluster gives to any topic.
+            if len(topic.partitions) != record.num_partitions:
+                raise errors.invalid_request(
+                    f"Topic '{name}' was made by somebody else, with {len(topic.partitions)} partitions, "
+                    f"not {record.num_partitions}: delete it, and create the mirror topic again."
+                )
+            await alter_topic_configs(self._cluster, name, dict(await self._configs(record, {})))
+            await self._change(record, lambda current: current.topic_id is None, topic_id=topic.topic_id)
 
     def view(self, record: MirrorRecord) -> MirrorView:
         """A mirror topic as it stands."""
@@ -242,6 +303,9 @@ class Mirrors:
             if record is None or record.cluster_link_id != link.cluster_link_id:
                 error = errors.mirror_not_found(link.link_name, name)
                 return AlterResult(name, error.error_code, error.message)
+            if record.topic_id is None and record.status is MirrorStatus.ACTIVE:
+                text = f"Topic '{name}' is still being made: {action.name.lower()} is not possible yet."
+                return AlterResult(name, 400, text)
             shown = self.view(record).record.status
             if shown is MirrorStatus.STOPPED:
                 text = f"Topic '{name}' has already stopped its mirror from '{link.link_name}'"
@@ -252,6 +316,13 @@ class Mirrors:
                 text = f"Topic '{name}' is {shown}: {action.name.lower()} is not possible."
                 if shown is MirrorStatus.SOURCE_UNAVAILABLE and action is Action.PROMOTE:
                     text += " Its source must be reachable for a promote; failover does not need it."
+                return AlterResult(name, 400, text)
+            at_source = self._source_partitions(record)
+            if action is Action.PROMOTE and at_source > record.num_partitions:
+                text = (
+                    f"Topic '{name}' has {record.num_partitions} partitions, its source topic {at_source}: "
+                    "what is in the others would be left behind. Failover stops the mirror without them."
+                )
                 return AlterResult(name, 400, text)
             return None
 
@@ -275,7 +346,14 @@ class Mirrors:
             await self.write(change)
         if refused is not None:
             return refused
-        return AlterResult(name, lags=self.view(self._store.state.mirrors[name]).lags)
+        record = self._store.state.mirrors.get(name)
+        return AlterResult(name, lags=self.view(record).lags if record is not None else ())
+
+    def _source_partitions(self, record: MirrorRecord) -> int:
+        runtime = self._runtimes.get(record.link_name)
+        replicator = runtime.replicator if runtime is not None else None
+        mirror = replicator.mirrors.get(record.mirror_topic_name) if replicator is not None else None
+        return (mirror.source_partitions if mirror is not None else None) or 0
 
     def forget(self, name: str) -> None:
         """A client deleted the topic: its record goes too, once the topic is gone."""
@@ -287,9 +365,12 @@ class Mirrors:
         while record is not None and time.monotonic() < deadline:
             try:
                 topic = (await self._cluster.metadata([name])).topics.get(name)
-                if topic is None or topic.error_code == 3 or topic.topic_id != record.topic_id:
+                if topic is None or topic.error_code == UNKNOWN_TOPIC or topic.topic_id != record.topic_id:
+                    # Its status may have changed meanwhile, as its replicator misses the topic too.
                     await self.write(
-                        lambda state: [Delete("mirror", name)] if state.mirrors.get(name) == record else []
+                        lambda state: (
+                            [Delete("mirror", name)] if _is_same(state.mirrors.get(name), record) else []
+                        )
                     )
                     return
             except (LinkError, *TRANSPORT_ERRORS) as error:
@@ -298,36 +379,68 @@ class Mirrors:
 
     # What the replicators report.
 
-    async def failed(self, mirror_topic: str, error: MirrorTopicError, message: str) -> None:
+    async def failed(self, mirror: MirrorRecord, error: MirrorTopicError, message: str) -> None:
         """A mirror cannot go on."""
         await self._change(
-            mirror_topic, status=MirrorStatus.FAILED, error=error, error_message=message, only_live=True
+            mirror,
+            lambda current: _is_possible(current.status, Action.FAIL),
+            status=MirrorStatus.FAILED,
+            error=error,
+            error_message=message,
+            state_time_ms=_now_ms(),
         )
 
-    async def stopping_at(self, mirror_topic: str, stop_offsets: Mapping[int, int]) -> None:
-        """The end of a mirror is decided."""
-        await self._change(mirror_topic, stop_offsets=dict(stop_offsets), only_live=True, keep_time=True)
+    async def stopping_at(self, mirror: MirrorRecord, stop_offsets: Mapping[int, int]) -> None:
+        """The end of a mirror is decided; of no use if a promote became a failover meanwhile."""
+        wish = (mirror.status, mirror.failover, mirror.stop_offsets)
+        await self._change(
+            mirror,
+            lambda current: (current.status, current.failover, current.stop_offsets) == wish,
+            stop_offsets=dict(stop_offsets),
+        )
 
-    async def stopped(self, mirror_topic: str) -> None:
-        """The barrier is written: give the topic its own configs, and let clients write."""
-        record = self._store.state.mirrors[mirror_topic]
-        configs = promoted_configs(record, await self._known_configs())
-        await alter_topic_configs(self._cluster, mirror_topic, configs)
-        await self._change(mirror_topic, status=MirrorStatus.STOPPED, only_live=True)
+    async def stopped(self, mirror: MirrorRecord, stop_offsets: Mapping[int, int]) -> None:
+        """The barriers are written, there: give the topic its own configs, and let clients write."""
+        configs = promoted_configs(mirror, await self._known_configs())
+        await alter_topic_configs(self._cluster, mirror.mirror_topic_name, configs)
+        await self._change(
+            mirror,
+            lambda current: _is_possible(current.status, Action.FINISH),
+            status=MirrorStatus.STOPPED,
+            stop_offsets=dict(stop_offsets),
+            state_time_ms=_now_ms(),
+        )
 
     async def _change(
-        self, name: str, *, only_live: bool = False, keep_time: bool = False, **update: object
-    ) -> None:
-        if not keep_time:
-            update["state_time_ms"] = _now_ms()
+        self, mirror: MirrorRecord, when: Callable[[MirrorRecord], bool], **update: object
+    ) -> bool:
+        """Change the record of this mirror as it now is, if it is that mirror's and `when` holds."""
+        name, changed = mirror.mirror_topic_name, False
 
         def change(state: State) -> list[Record | Delete]:
-            record = state.mirrors.get(name)
-            if record is None or (only_live and not is_read_only(record.status)):
-                return []
-            return [record.model_copy(update=update)]
+            nonlocal changed
+            current = state.mirrors.get(name)
+            changed = current is not None and _is_same(current, mirror) and when(current)
+            return [current.model_copy(update=update)] if current is not None and changed else []
 
         await self.write(change)
+        return changed
+
+
+def _is_same(current: MirrorRecord | None, mirror: MirrorRecord) -> bool:
+    """Whether the record is of that mirror, and not of a later one under its name."""
+    return current is not None and current.producer_id == mirror.producer_id
+
+
+def _is_possible(status: MirrorStatus, action: Action) -> bool:
+    return action in TRANSITIONS[status]
+
+
+def _check_name_is_free(state: State, name: str) -> None:
+    # A mirror that ended may have lost its topic; whether it has is found out by who looks for the topic.
+    current = state.mirrors.get(name)
+    if current is not None and current.status not in (MirrorStatus.STOPPED, MirrorStatus.FAILED):
+        raise errors.topic_exists(name)
 
 
 def _by_value(configs: Mapping[str, TopicConfig]) -> dict[str, tuple[str | None, bool]]:

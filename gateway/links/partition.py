@@ -28,12 +28,14 @@ class Phase(Enum):
 
 @dataclass(slots=True, eq=False)
 class Mirror:
-    """A mirror topic at work: its record, its partitions, and how long its topics have been missing."""
+    """A mirror topic at work: its record, its partitions, and what was seen of its topics."""
 
     record: MirrorRecord
     partitions: list["MirrorPartition"] = field(default_factory=list)
-    source_missing_since: float | None = None
-    destination_missing_since: float | None = None
+    # Since when a topic has been missing, or another than the one that was linked.
+    source_odd_since: float | None = None
+    destination_odd_since: float | None = None
+    source_partitions: int | None = None
     # One change at a time is written to the state.
     settling: bool = False
     # Why it cannot go on, until the state says so too.
@@ -70,16 +72,23 @@ class MirrorPartition:
     # still be about to append, looking at the log proves nothing.
     sending: int | None = None
     barrier_sent: bool = False
+    # Whether what is under way was merged, and by how many halvings merges are kept small.
+    merged: bool = False
+    merge_halvings: int = 0
+    # Appends that were refused in a row.
+    refusals: int = 0
     # Last stable offset of the source; None before the first answer.
     source_end: int | None = None
     stop_offset: int | None = None
     not_before: float = 0.0
     fetch_not_before: float = 0.0
     out_of_range_since: float | None = None
+    tail_missing_since: float | None = None
     corrupt_fetches: int = 0
+    failed_fetches: int = 0
     # What the source holds at `fetch_offset` that cannot be copied; the queue before it still is.
     obstacle: tuple[MirrorTopicError, str] | None = None
-    # Raised by every doubt: an answer to an older fetch is not for the queue of now.
+    # Raised by every doubt: an answer to an older fetch, or look at the log, is not for what is known now.
     generation: int = 0
 
     @property
@@ -94,10 +103,11 @@ class MirrorPartition:
 
     def doubt(self, not_before: float) -> None:
         """Forget everything that was assumed of the log; it is looked at from `not_before` on."""
-        if self.phase is not Phase.READY:
+        if self.phase not in (Phase.READY, Phase.DOUBT):
             return
+        # A doubt on top of another may ask for more patience, never for less.
+        self.not_before = max(self.not_before, not_before) if self.phase is Phase.DOUBT else not_before
         self.phase = Phase.DOUBT
-        self.not_before = not_before
         self.clear()
 
     def clear(self) -> None:
@@ -112,7 +122,18 @@ class MirrorPartition:
         """The log was looked at, ends here, and is ours."""
         self.phase = Phase.READY
         self.position = log_end
+        self.tail_missing_since = None
         self.clear()
+
+    def end_at(self, stop_offset: int | None) -> None:
+        """Where the mirror ends, if that is decided; what is queued beyond is dropped."""
+        self.stop_offset = stop_offset
+        if stop_offset is None or self.fetch_offset <= stop_offset:
+            return
+        while self.queue and self.queue[-1].base_offset >= stop_offset:
+            batch = self.queue.pop()
+            self.queued_bytes -= batch.size_bytes
+            self.fetch_offset = batch.base_offset
 
     def wants_fetch(self, now: float, queue_bytes: int) -> bool:
         """Whether the next fetch should ask for this partition."""
@@ -147,16 +168,16 @@ class MirrorPartition:
         self.queued_bytes += batch.size_bytes
         self.fetch_offset = batch.next_offset
 
-    def take(
-        self, max_batch_bytes: int, filler_key: bytes, now_ms: int
-    ) -> bytes | bytearray | memoryview:
+    def take(self, max_batch_bytes: int, filler_key: bytes, now_ms: int) -> bytes | bytearray | memoryview:
         """The batch to append next, marked as under way: merged small ones, one untouched, or the barrier."""
         producer_id = self.mirror.record.producer_id
-        if not self.queue:
+        self.barrier_sent = not self.queue
+        self.merged = False
+        if self.barrier_sent:
             self.sending = self.position + 1
-            self.barrier_sent = True
             return encode_filler_batch(filler_key, 1, now_ms, producer_id, BARRIER_EPOCH, 0)
         sequence = sequence_of(self.position)
+        max_batch_bytes >>= self.merge_halvings
         count = merge_limit(self.queue, max_batch_bytes)
         if count > 1:
             small = [self.queue[i] for i in range(count)]
@@ -167,6 +188,7 @@ class MirrorPartition:
                 pass
             else:
                 self._take(merged.used)
+                self.merged = merged.used > 1
                 return merged.batch
         batch = self.queue[0]
         self._take(1)
@@ -185,3 +207,4 @@ class MirrorPartition:
         elif self.sending is not None:
             self.position = self.sending
         self.sending = None
+        self.refusals = 0

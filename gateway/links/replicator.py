@@ -6,15 +6,15 @@ is on the `board`. The only checkpoint is the destination's log.
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Protocol
 
 from gateway.links.appender import Appender
 from gateway.links.board import METADATA_INTERVAL_S, RETRY_DELAY_S, Board, wait_for
 from gateway.links.fetcher import Fetcher
 from gateway.links.leaders import Leaders
 from gateway.links.log_check import LogCheck
-from gateway.links.partition import Mirror, Phase
+from gateway.links.partition import Mirror, MirrorPartition, Phase
 from gateway.links.sink import LATEST
 from gateway.state.records import MirrorRecord, MirrorTopicError
 from gateway.tasks import Tasks
@@ -25,13 +25,16 @@ from protocol.replication import READ_COMMITTED
 
 
 class MirrorEvents(Protocol):
-    """What the owner of the state is told; each call returns when it was written, or raises."""
+    """What the owner of the state is told; each call returns when it was written, or raises.
 
-    async def failed(self, mirror_topic: str, error: MirrorTopicError, message: str) -> None: ...
+    What is told of a record that has changed in what matters meanwhile is not written.
+    """
 
-    async def stopping_at(self, mirror_topic: str, stop_offsets: Mapping[int, int]) -> None: ...
+    async def failed(self, mirror: MirrorRecord, error: MirrorTopicError, message: str) -> None: ...
 
-    async def stopped(self, mirror_topic: str) -> None: ...
+    async def stopping_at(self, mirror: MirrorRecord, stop_offsets: Mapping[int, int]) -> None: ...
+
+    async def stopped(self, mirror: MirrorRecord, stop_offsets: Mapping[int, int]) -> None: ...
 
 
 class Replicator:
@@ -48,11 +51,11 @@ class Replicator:
         self._source = source
         self._events = events
         self._board = Board(link_name)
-        self._leaders = Leaders(self._board, source, destination)
         self._fetcher = Fetcher(self._board, source)
         self._appender = Appender(self._board, destination, filler_key)
         self._log_check = LogCheck(self._board, destination)
         self._tasks = Tasks(f"replicator of {link_name}")
+        self._leaders = Leaders(self._board, source, destination, self._tasks)
         self._fetching: set[int] = set()
         self._appending: set[int] = set()
 
@@ -77,27 +80,45 @@ class Replicator:
 
     async def run(self) -> None:
         """Copy until cancelled."""
-        board = self._board
         try:
-            while True:
-                board.wake_metadata.clear()
-                if any(mirror.running for mirror in board.mirrors.values()):
-                    await self._leaders.refresh()
-                    self._spawn_loops()
-                    self._settle()
-                    await asyncio.sleep(RETRY_DELAY_S)
-                await wait_for(board.wake_metadata, METADATA_INTERVAL_S)
+            await self._for_ever(self._direct)
         finally:
             await self._tasks.close()
+
+    async def _direct(self) -> None:
+        board = self._board
+        while True:
+            board.wake_metadata.clear()
+            if any(mirror.running for mirror in board.mirrors.values()):
+                await self._leaders.refresh()
+                self._spawn_loops()
+                self._settle()
+                await asyncio.sleep(RETRY_DELAY_S)
+            else:
+                # Nobody asks it, so nobody knows.
+                board.source_is_up()
+            await wait_for(board.wake_metadata, METADATA_INTERVAL_S)
+
+    async def _for_ever(self, loop: Callable[[], Awaitable[None]]) -> None:
+        # A loop that died of what nobody had thought of would stop its partitions without a word.
+        while True:
+            try:
+                await loop()
+            except Exception:
+                self._board.log.exception("loop_failed")
+            await asyncio.sleep(1)
 
     def _spawn_loops(self) -> None:
         for node_id in self._board.by_source.keys() - self._fetching:
             self._fetching.add(node_id)
-            self._tasks.spawn(self._fetcher.run(node_id), name=f"fetch from source broker {node_id}")
+            self._spawn(self._fetcher.run, node_id, "fetch from source broker")
         for node_id in self._board.by_destination.keys() - self._appending:
             self._appending.add(node_id)
-            self._tasks.spawn(self._appender.run(node_id), name=f"append at broker {node_id}")
-            self._tasks.spawn(self._log_check.run(node_id), name=f"look at logs of broker {node_id}")
+            self._spawn(self._appender.run, node_id, "append at broker")
+            self._spawn(self._log_check.run, node_id, "look at logs of broker")
+
+    def _spawn(self, loop: Callable[[int], Awaitable[None]], node_id: int, what: str) -> None:
+        self._tasks.spawn(self._for_ever(lambda: loop(node_id)), name=f"{what} {node_id}")
 
     # Promote and failover: where a mirror ends, and when it has ended.
 
@@ -106,24 +127,20 @@ class Replicator:
             if mirror.settling or not mirror.running:
                 continue
             if mirror.failure is not None:
-                name = mirror.record.mirror_topic_name
-                self._own(mirror, self._events.failed(name, *mirror.failure), "fail")
+                self._own(mirror, self._report_failure, "fail")
             elif not mirror.stopping:
                 continue
-            elif mirror.record.stop_offsets is None:
-                self._own(mirror, self._decide_end(mirror), "decide the end")
+            elif any(partition.stop_offset is None for partition in mirror.partitions):
+                self._own(mirror, self._decide_end, "decide the end")
             elif all(partition.phase is Phase.DONE for partition in mirror.partitions):
-                name = mirror.record.mirror_topic_name
-                self._own(mirror, self._events.stopped(name), "stop")
+                self._own(mirror, self._report_end, "stop")
 
-    def _own(self, mirror: Mirror, work: Coroutine[Any, Any, None], what: str) -> None:
+    def _own(self, mirror: Mirror, work: Callable[[Mirror], Awaitable[None]], what: str) -> None:
         mirror.settling = True
 
         async def settle() -> None:
             try:
-                await work
-            except asyncio.CancelledError:
-                raise
+                await work(mirror)
             except Exception as error:  # noqa: BLE001 - whatever it was, it is tried again
                 topic = mirror.record.mirror_topic_name
                 self._board.log.warning("mirror_not_settled", topic=topic, wanted=what, error=str(error))
@@ -136,19 +153,35 @@ class Replicator:
 
     async def _decide_end(self, mirror: Mirror) -> None:
         record = mirror.record
-        if record.failover:
-            if any(p.phase is not Phase.READY or p.sending is not None for p in mirror.partitions):
-                await asyncio.sleep(RETRY_DELAY_S)
-                return
-            ends = {p.index: p.position for p in mirror.partitions}
-        else:
-            ends = {}
+        # Those that have ended already did so for a promote that became a failover.
+        known = all(p.phase in (Phase.READY, Phase.DONE) for p in mirror.partitions)
+        if not known or (record.failover and any(p.sending is not None for p in mirror.partitions)):
+            await asyncio.sleep(RETRY_DELAY_S)
+            return
+        ends = {p.index: p.position for p in mirror.partitions}
+        if not record.failover:
             for p in mirror.partitions:
-                if p.source_leader is None:
-                    raise ConnectFailed(f"partition {p.index} of '{record.source_topic_name}' has no leader")
-                key = (record.source_topic_name, p.index)
-                found = await list_offsets(
-                    self._source, p.source_leader, {key: LATEST}, isolation=READ_COMMITTED
-                )
-                ends[p.index] = found[key]
-        await self._events.stopping_at(record.mirror_topic_name, ends)
+                ends[p.index] = await self._source_end(p)
+        await self._events.stopping_at(record, ends)
+
+    async def _source_end(self, p: MirrorPartition) -> int:
+        record = p.mirror.record
+        if p.source_leader is None:
+            raise ConnectFailed(f"partition {p.index} of '{record.source_topic_name}' has no leader")
+        key, position = (record.source_topic_name, p.index), p.position
+        found = await list_offsets(self._source, p.source_leader, {key: LATEST}, isolation=READ_COMMITTED)
+        if found[key] < position:
+            # The fetcher finds out whether the source lost records or is only behind for a moment.
+            raise ConnectFailed(
+                f"partition {p.index} of '{record.source_topic_name}' ends at {found[key]} at the source, "
+                f"behind the mirror's {position}"
+            )
+        return found[key]
+
+    async def _report_failure(self, mirror: Mirror) -> None:
+        if mirror.failure is not None:
+            await self._events.failed(mirror.record, *mirror.failure)
+
+    async def _report_end(self, mirror: Mirror) -> None:
+        # Where the barriers are: an append that was under way when the end was decided may be before them.
+        await self._events.stopped(mirror.record, {p.index: p.position for p in mirror.partitions})

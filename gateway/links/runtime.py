@@ -66,7 +66,9 @@ class LinkRuntime:
     @property
     def _fetching(self) -> bool:
         replicator = self.replicator
-        return replicator is not None and replicator.source_down_since is None and bool(replicator.mirrors)
+        if replicator is None or replicator.source_down_since is not None:
+            return False
+        return any(mirror.running for mirror in replicator.mirrors.values())
 
     def health(self) -> tuple[LinkState, LinkErrorKind, str | None]:
         """State of the link, and the error that keeps it from working."""

@@ -14,6 +14,7 @@ from gateway.links.source import fetch
 from gateway.upstreams.admin import list_offsets
 from gateway.upstreams.cluster import Cluster
 from gateway.upstreams.connection import BrokerConnection
+from gateway.upstreams.errors import KafkaError
 from protocol.api_keys import ApiKey
 from protocol.messages import decode_response
 from protocol.record_batches import BatchView, read_batches
@@ -31,6 +32,7 @@ from protocol.replication import (
 LOG_END_READER: Final = 2_000_000_000
 LATEST: Final = -1
 EARLIEST: Final = -2
+OFFSET_OUT_OF_RANGE: Final = 1
 SEQUENCE_MODULUS: Final = 1 << 31
 DATA_EPOCH: Final = 0
 BARRIER_EPOCH: Final = 1
@@ -92,16 +94,19 @@ async def tail_batch(
     *,
     timeout_s: float,
 ) -> BatchView | None:
-    """The batch that holds the last offset below `log_end`; None if the broker did not give one."""
+    """The batch that holds the last offset below `log_end`; None if the log has none. KafkaError."""
     wanted = FetchTopic(topic.name, topic.topic_id, [FetchPartition(partition, log_end - 1, 1)])
-    _, partitions = await fetch(
+    code, partitions = await fetch(
         connection, [wanted], max_bytes=1, max_wait_ms=0, timeout_s=timeout_s, read_committed=False
     )
     for fetched in partitions:
-        if fetched.partition == partition and not fetched.error_code:
+        code = code or fetched.error_code
+        if fetched.partition == partition and not code:
             for batch in read_batches(fetched.records):
                 if batch.base_offset < log_end <= batch.next_offset:
                     return batch
+    if code not in (0, OFFSET_OUT_OF_RANGE):
+        raise KafkaError(code, f"Fetch of the end of {topic.name}-{partition}")
     return None
 
 

@@ -15,7 +15,7 @@ import structlog
 
 from gateway.tasks import Tasks
 from gateway.upstreams.connection import BrokerConnection
-from gateway.upstreams.errors import ConnectFailed
+from gateway.upstreams.errors import ConnectFailed, KafkaError
 from gateway.wire import ConnectionClosed, FrameConnection
 from protocol.errors import ProtocolError
 from protocol.reverse import ANY_BROKER, VERSION, LinkBindRequest, LinkBindResponse
@@ -28,6 +28,8 @@ BIND_TIMEOUT_S: Final = 10.0
 BIND_ATTEMPTS: Final = 3
 # A source half keeps at least two; more than this is a fault or an attack.
 MAX_PARKED: Final = 64
+# Of how many agents the newest epoch is kept in mind; every start of a source gateway is a new one.
+MAX_AGENTS: Final = 1024
 # Before it is bound a connection has only to answer ApiVersions and LinkBind.
 MAX_PARKED_FRAME_BYTES: Final = 64 * 1024
 MAX_FRAME_BYTES: Final = 100 * 1024 * 1024
@@ -71,11 +73,15 @@ class ParkedPool:
 
     def park(self, wire: FrameConnection, agent_id: UUID, agent_epoch: int) -> None:
         """Take over a connection whose LinkAttach was answered; a newer epoch replaces the agent's older."""
-        if self._closed:
+        if self.refusal(agent_id, agent_epoch) is not None:
+            # Others were quicker between the question and now.
             wire.abort()
             return
         if agent_epoch > self._epochs.get(agent_id, agent_epoch - 1):
+            self._epochs.pop(agent_id, None)
             self._epochs[agent_id] = agent_epoch
+            if len(self._epochs) > MAX_AGENTS:
+                del self._epochs[next(iter(self._epochs))]
             for old in [p for p in self._parked if p.agent_id == agent_id]:
                 self._drop(old)
         wire.max_frame_bytes = MAX_PARKED_FRAME_BYTES
@@ -91,7 +97,7 @@ class ParkedPool:
                 async with self._arrived:
                     self._arrived.notify_all()
                 await asyncio.sleep(KEEPALIVE_INTERVAL_S)
-        except (ConnectionClosed, ProtocolError, TimeoutError, OSError) as error:
+        except (ConnectionClosed, KafkaError, ProtocolError, TimeoutError, OSError) as error:
             if parked in self._parked:
                 self._log.info("parked_connection_lost", peer=parked.connection.peer, error=str(error))
                 self._drop(parked)
@@ -115,11 +121,18 @@ class ParkedPool:
             connection = parked.connection
             try:
                 await self._bind(connection, node_id)
-            except (ConnectionClosed, ProtocolError, TimeoutError, OSError) as error:
+            except (ConnectionClosed, KafkaError, ProtocolError, TimeoutError, OSError) as error:
                 connection.abort()
                 self._log.info("parked_connection_lost", peer=connection.peer, error=str(error))
                 last = error
                 continue
+            except BaseException:
+                # Nobody else knows of it any more.
+                connection.abort()
+                raise
+            if self._closed:
+                connection.abort()
+                raise ConnectFailed(f"cluster link '{self._link_name}' is going away")
             parked.wire.max_frame_bytes = MAX_FRAME_BYTES
             parked.wire.trusts_sizes = True
             self._bound = {bound for bound in self._bound if not bound.closed} | {connection}
@@ -150,7 +163,6 @@ class ParkedPool:
         )
         response = LinkBindResponse.decode(VERSION, body)
         if response.error_code:
-            connection.abort()
             raise ConnectFailed(
                 f"the source half of cluster link '{self._link_name}' cannot reach "
                 f"{'any broker' if node_id is None else f'broker {node_id}'}: {response.error_message}"
