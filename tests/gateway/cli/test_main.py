@@ -35,7 +35,12 @@ def test_the_exit_code_of_the_gateway_is_passed_on(tmp_path: Path, monkeypatch: 
     file = tmp_path / "gateway.yaml"
     file.write_text(CONFIG)
     ran: list[Config] = []
-    monkeypatch.setattr("gateway.app.run", lambda config: ran.append(config) or 7)
+
+    def run(config: Config) -> int:
+        ran.append(config)
+        return 7
+
+    monkeypatch.setattr("gateway.app.run", run)
     assert CliRunner().invoke(app, ["run", "-c", str(file)]).exit_code == 7
     assert [config.cluster.bootstrap_servers for config in ran] == [["127.0.0.1:9092"]]
 

@@ -106,12 +106,89 @@ def test_a_doubt_drops_the_queue_but_not_the_append_under_way() -> None:
     assert p.fetch_offset == 10
 
 
-@pytest.mark.parametrize("phase", [Phase.DOUBT, Phase.DONE, Phase.FAILED])
+@pytest.mark.parametrize("phase", [Phase.DONE, Phase.FAILED])
 def test_only_a_trusted_partition_can_be_doubted(phase: Phase) -> None:
     p = partition()
     p.phase = phase
     p.doubt(9.0)
     assert (p.phase, p.not_before) == (phase, 0.0)
+
+
+def test_a_doubt_on_top_of_another_may_only_ask_for_more_patience() -> None:
+    p = partition()
+    p.trust(10)
+    p.doubt(5.0)
+    generation = p.generation
+    p.doubt(9.0)
+    assert p.not_before == 9.0
+    assert p.generation > generation, "a look at the log that is under way does not count"
+    p.doubt(6.0)
+    assert p.not_before == 9.0
+    p.trust(10)
+    p.doubt(7.0)
+    assert p.not_before == 7.0
+
+
+def test_a_merge_that_was_too_large_is_made_smaller() -> None:
+    p = partition()
+    p.trust(0)
+    for offset in range(8):
+        p.enqueue(batch(offset, 1))
+    size = batch(0, 1).size_bytes
+    p.merge_halvings = 1
+    assert view(p.take(size * 8, KEY, 0)).count == 4
+    assert p.merged
+    p.appended()
+    p.merge_halvings = 3
+    assert view(p.take(size * 8, KEY, 0)).count == 1
+    assert not p.merged
+
+
+def test_what_is_beyond_a_decided_end_is_dropped() -> None:
+    p = partition(status=MirrorStatus.PENDING_STOPPED)
+    p.trust(0)
+    for offset in (0, 2, 4, 6):
+        p.enqueue(batch(offset, 2))
+    p.end_at(None)
+    assert p.fetch_offset == 8
+    p.end_at(4)
+    assert [b.base_offset for b in p.queue] == [0, 2]
+    assert (p.fetch_offset, p.queued_bytes) == (4, 2 * batch(0, 2).size_bytes)
+    assert not p.barrier_due
+    assert not p.wants_fetch(0.0, QUEUE)
+    p.take(QUEUE, KEY, 0)
+    p.appended()
+    due: bool = p.barrier_due
+    assert due
+
+
+def test_an_append_under_way_may_pass_the_end() -> None:
+    p = partition(status=MirrorStatus.PENDING_STOPPED)
+    p.trust(0)
+    p.enqueue(batch(0, 5))
+    p.take(QUEUE, KEY, 0)
+    p.end_at(3)
+    p.appended()
+    assert (p.position, p.barrier_due) == (5, True)
+    p.take(QUEUE, KEY, 0)
+    p.appended()
+    assert (p.phase, p.position) == (Phase.DONE, 5)
+
+
+def test_a_barrier_that_was_lost_is_not_believed_in_when_data_follows() -> None:
+    """The destination may have lost its end meanwhile, so that records come before the barrier again."""
+    p = partition(status=MirrorStatus.PENDING_STOPPED)
+    p.end_at(5)
+    p.trust(5)
+    p.take(QUEUE, KEY, 0)
+    assert p.barrier_sent
+    p.sending = None
+    p.doubt(0.0)
+    p.trust(4)
+    p.enqueue(batch(4, 1))
+    p.take(QUEUE, KEY, 0)
+    p.appended()
+    assert (p.phase, p.position, p.barrier_due) == (Phase.READY, 5, True)
 
 
 def test_the_barrier_ends_the_mirror() -> None:
