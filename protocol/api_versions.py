@@ -63,7 +63,7 @@ FORWARDED: Final[dict[int, tuple[int, int]]] = {
     ApiKey.DESCRIBE_PRODUCERS: (0, 0),
     ApiKey.DESCRIBE_TRANSACTIONS: (0, 0),
     ApiKey.LIST_TRANSACTIONS: (0, 2),
-    ApiKey.CONSUMER_GROUP_HEARTBEAT: (0, 0),
+    ApiKey.CONSUMER_GROUP_HEARTBEAT: (0, 1),
     ApiKey.CONSUMER_GROUP_DESCRIBE: (0, 1),
     ApiKey.GET_TELEMETRY_SUBSCRIPTIONS: (0, 0),
     ApiKey.PUSH_TELEMETRY: (0, 0),
@@ -86,7 +86,8 @@ REMARKS: Final[dict[int, str]] = {
     "below v3 refused",
     ApiKey.INIT_PRODUCER_ID: "v6 is two-phase commit (KIP-939), which needs a permission of its own",
     ApiKey.ADD_PARTITIONS_TO_TXN: "from v4 on between brokers (KIP-890)",
-    ApiKey.CONSUMER_GROUP_HEARTBEAT: "v1 has a regular expression, which the broker resolves past our ACLs",
+    ApiKey.CONSUMER_GROUP_HEARTBEAT: "v1 with a regular expression is refused: the broker would resolve it "
+    "past our ACLs",
     ApiKey.SASL_HANDSHAKE: "v0 is shown, because librdkafka looks for it, and refused: raw tokens follow it",
 }
 

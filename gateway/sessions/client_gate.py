@@ -45,6 +45,7 @@ log = structlog.get_logger(__name__)
 _FETCHES: Final = frozenset({ApiKey.FETCH, ApiKey.SHARE_FETCH})
 _NO_ACKS: Final = 0
 _TOPIC_RESOURCE: Final = 2
+_TOPIC_REGEX: Final = 1
 # Whatever keeps the state from being read: until it can be, it is unknown which topics are mirrors.
 _STATE_UNKNOWN: Final = (
     StateUnavailable, DialError, KafkaError, ConnectionClosed, ProtocolError, TimeoutError, OSError
@@ -229,6 +230,18 @@ class ClientGate:
                 )
         return Forward(frame)
 
+    async def _consumer_group_heartbeat(self, header: RequestHeader, frame: bytearray) -> Decision:
+        """Refused with a regular expression (v1, KIP-848): a broker would resolve it past us."""
+        if header.api_version >= _TOPIC_REGEX:
+            body = memoryview(frame)[header.body_offset :]
+            # An empty one takes back what was subscribed to before.
+            if decode_request(header.api_key, header.api_version, body).subscribed_topic_regex:
+                observe.refusals.labels(observe.api_name(header.api_key), "regex").inc()
+                return Reply(local_replies.regular_expression_refused(header.api_version))
+        if self._may_name_reserved(frame):
+            return self._substitute(header, frame)
+        return Forward(frame)
+
     def _may_name_reserved(self, frame: bytearray) -> bool:
         if RESERVED_BYTES in frame:
             return True
@@ -323,4 +336,5 @@ _STEPS: Final[dict[int, _Step]] = {
     ApiKey.INCREMENTAL_ALTER_CONFIGS: ClientGate._alter_configs,
     ApiKey.DELETE_TOPICS: ClientGate._delete_topics,
     ApiKey.INIT_PRODUCER_ID: ClientGate._init_producer_id,
+    ApiKey.CONSUMER_GROUP_HEARTBEAT: ClientGate._consumer_group_heartbeat,
 }

@@ -1,6 +1,7 @@
 """Bodies of the responses that the gateway gives itself, but for ApiVersions, which `protocol` has.
 
-SaslHandshake 0–1, SaslAuthenticate 0–2 (KIP-43, KIP-152), the refusals of InitProducerId and of LinkAttach.
+SaslHandshake 0–1, SaslAuthenticate 0–2 (KIP-43, KIP-152), and refusals of InitProducerId, LinkAttach and
+ConsumerGroupHeartbeat.
 """
 
 from __future__ import annotations
@@ -37,6 +38,20 @@ def init_producer_id(version: int, error: ErrorCode) -> bytes:
     made = response_class(ApiKey.INIT_PRODUCER_ID, version)
     return encode_response(
         made(throttle_time=timedelta(), error_code=error, producer_id=-1, producer_epoch=-1)
+    )
+
+
+def regular_expression_refused(version: int) -> bytes:
+    """The answer to a ConsumerGroupHeartbeat (KIP-848) whose regular expression a broker would resolve."""
+    made = response_class(ApiKey.CONSUMER_GROUP_HEARTBEAT, version)
+    return encode_response(
+        made(
+            throttle_time=timedelta(),
+            error_code=ErrorCode.invalid_regular_expression,
+            error_message="Brokers behind this gateway resolve no regular expressions: subscribe by names",
+            member_epoch=0,
+            heartbeat_interval=timedelta(),
+        )
     )
 
 

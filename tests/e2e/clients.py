@@ -137,10 +137,11 @@ class Librdkafka(Client):
         except confluent_kafka.KafkaException as error:
             raise ProduceFailed(str(error)) from error
 
-    def consume(self, topic: str, group: str, count: int) -> list[bytes]:
+    def consume(self, topic: str, group: str, count: int, **settings: Any) -> list[bytes]:
         consumer = confluent_kafka.Consumer(
             self.access.librdkafka()
             | {"group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": False}
+            | settings
         )
         values: list[bytes] = []
         deadline = time.monotonic() + WITHIN_S

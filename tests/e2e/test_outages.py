@@ -166,14 +166,13 @@ def killed(front: Front) -> None:
     front.gateway.kill()
 
 
-def end_gateways(
-    kafka: KafkaCluster, front: Front, name: Names, ends: Sequence[Callable[[Front], None]]
-) -> None:
+def end_gateways(front: Front, elsewhere: int, name: Names, ends: Sequence[Callable[[Front], None]]) -> None:
+    """Ends and starts a gateway, whose bootstrap port is `elsewhere` from the first time on."""
+    kafka = front.kafka
     topic, group = name(), name()
     kafka.create_topic(topic, 3)
     access = front.access("sasl")
     (listener,) = front.gateway.config["listeners"]
-    other = lease_ports()
     # Newer clients forget all brokers when none answers, and begin anew at the bootstrap port (KIP-899).
     older: dict[str, Any] = {"metadata.recovery.strategy": "none"}
     with (
@@ -183,7 +182,7 @@ def end_gateways(
         producing.more()
         consuming.has({0})
         # From now on nobody is at the bootstrap port that they were told of.
-        listener |= {"broker_port": front.ports["sasl"][1], "port": other[0]}
+        listener |= {"broker_port": front.ports["sasl"][1], "port": elsewhere}
         for end in ends:
             end(front)
             time.sleep(0.5)
@@ -192,16 +191,18 @@ def end_gateways(
         producing.stop()
         consuming.has(producing.delivered)
     check(kafka, topic, producing)
-    other.release()
 
 
 def test_clients_that_know_only_broker_ports_find_a_gateway_that_is_back(
-    kafka_430: KafkaCluster, own_front: Fronts, unique_name: Names
+    kafka_430: KafkaCluster, own_front: Fronts, unique_name: Names, free_ports: Callable[[], range]
 ) -> None:
-    end_gateways(kafka_430, own_front(kafka_430, ways=("sasl",)), unique_name, [terminated, killed])
+    front = own_front(kafka_430, ways=("sasl",))
+    end_gateways(front, free_ports()[0], unique_name, [terminated, killed])
 
 
 @pytest.mark.soak
-def test_a_gateway_ends_twenty_times(kafka_430: KafkaCluster, own_front: Fronts, unique_name: Names) -> None:
-    ends = [terminated, killed] * 10
-    end_gateways(kafka_430, own_front(kafka_430, ways=("sasl",)), unique_name, ends)
+def test_a_gateway_ends_twenty_times(
+    kafka_430: KafkaCluster, own_front: Fronts, unique_name: Names, free_ports: Callable[[], range]
+) -> None:
+    front = own_front(kafka_430, ways=("sasl",))
+    end_gateways(front, free_ports()[0], unique_name, [terminated, killed] * 10)

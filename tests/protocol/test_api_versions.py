@@ -86,7 +86,7 @@ def test_advertised_of_kafka_4_3() -> None:
     assert list(shown) == sorted(shown)
     assert shown[ApiKey.PRODUCE] == (0, 13)
     assert shown[ApiKey.FETCH] == (4, 18)
-    assert shown[ApiKey.CONSUMER_GROUP_HEARTBEAT] == (0, 0)
+    assert shown[ApiKey.CONSUMER_GROUP_HEARTBEAT] == (0, 1)
     assert shown[ApiKey.ADD_PARTITIONS_TO_TXN] == (0, 3)
     assert shown[ApiKey.API_VERSIONS] == (0, 4)
     assert set(shown) == set(broker) - set(NOT_FORWARDED)

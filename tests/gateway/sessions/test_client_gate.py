@@ -458,6 +458,39 @@ async def test_our_transactional_id_is_no_clients() -> None:
         assert len(here.forwarded(ApiKey.INIT_PRODUCER_ID)) == 2
 
 
+async def test_no_broker_resolves_a_regular_expression() -> None:
+    bodies: list[bytes] = []
+
+    def answer(header: RequestHeader, body: bytes) -> Any:
+        bodies.append(bytes(body))
+        made = response_class(header.api_key, header.api_version)
+        return made(
+            throttle_time=timedelta(),
+            error_code=ErrorCode.none,
+            member_epoch=1,
+            heartbeat_interval=timedelta(seconds=5),
+        )
+
+    def heartbeats(version: int, **fields: Any) -> Any:
+        more = {"group_id": "g", "member_id": "m", "member_epoch": 0, "topic_partitions": None, **fields}
+        return make(ApiKey.CONSUMER_GROUP_HEARTBEAT, version, **more)
+
+    async with lab() as here:
+        here.broker.handlers[ApiKey.CONSUMER_GROUP_HEARTBEAT] = answer
+        client = await here.client()
+        refused = await client.call(heartbeats(1, subscribed_topic_regex=".*"))
+        assert refused.error_code == ErrorCode.invalid_regular_expression
+        assert "subscribe by names" in refused.error_message
+        assert not bodies
+        for regex in (None, ""):
+            taken = await client.call(heartbeats(1, subscribed_topic_regex=regex))
+            assert (taken.error_code, taken.member_epoch) == (ErrorCode.none, 1)
+        assert (await client.call(heartbeats(0))).member_epoch == 1
+        ours = heartbeats(1, subscribed_topic_names=("_causeway-state",))
+        assert (await client.call(ours)).member_epoch == 1
+        assert b"!causeway-state" in bodies[-1]
+
+
 async def test_a_fetch_of_our_topic_is_asked_without_a_session_under_another_name() -> None:
     seen: list[Any] = []
 
