@@ -7,7 +7,7 @@ is on the `board`. The only checkpoint is the destination's log.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.links.appender import Appender
 from gateway.links.board import METADATA_INTERVAL_S, RETRY_DELAY_S, Board, wait_for
@@ -22,6 +22,9 @@ from gateway.upstreams.admin import list_offsets
 from gateway.upstreams.cluster import Cluster
 from gateway.upstreams.errors import ConnectFailed
 from protocol.replication import READ_COMMITTED
+
+LOOP_RETRY_S: Final = 1.0
+SETTLE_RETRY_S: Final = 1.0
 
 
 class MirrorEvents(Protocol):
@@ -106,7 +109,7 @@ class Replicator:
                 await loop()
             except Exception:
                 self._board.log.exception("loop_failed")
-            await asyncio.sleep(1)
+            await asyncio.sleep(LOOP_RETRY_S)
 
     def _spawn_loops(self) -> None:
         for node_id in self._board.by_source.keys() - self._fetching:
@@ -144,7 +147,7 @@ class Replicator:
             except Exception as error:  # noqa: BLE001 - whatever it was, it is tried again
                 topic = mirror.record.mirror_topic_name
                 self._board.log.warning("mirror_not_settled", topic=topic, wanted=what, error=str(error))
-                await asyncio.sleep(1)
+                await asyncio.sleep(SETTLE_RETRY_S)
             finally:
                 mirror.settling = False
                 self._board.wake_metadata.set()
