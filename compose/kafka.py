@@ -37,6 +37,7 @@ DEFAULT_VERSION = "4.3.0"
 UP_WITHIN_S = 60.0
 _FIRST_IMAGE = (3, 7)
 _PORT_ATTEMPTS = 3
+_SETTLED_S = 0.5
 _open: "weakref.WeakSet[KafkaCluster]" = weakref.WeakSet()
 
 
@@ -225,6 +226,9 @@ class KafkaCluster(ABC):
         began = time.monotonic()
         self._launch()
         self.cluster_id = self.wait_for(len(self.nodes), self.internal_bootstrap)
+        # The private listener may answer before the other has found its port taken.
+        time.sleep(_SETTLED_S)
+        self._check()
         if self.wanted.has_sasl:
             self._add_scram_users()
         print(

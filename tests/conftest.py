@@ -30,6 +30,12 @@ class Clusters(Protocol):
     ) -> KafkaCluster: ...
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Warnings are errors, save one that is not ours: kafka-python leaves TLS sockets to the collector."""
+    warning = "Exception ignored in. <ssl.SSLSocket"
+    config.addinivalue_line("filterwarnings", f"ignore:{warning}:pytest.PytestUnraisableExceptionWarning")
+
+
 def _is_slow(path: Path) -> bool:
     return any(path.is_relative_to(directory) for directory in _SLOW)
 
