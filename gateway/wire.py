@@ -20,6 +20,9 @@ BytesLike: TypeAlias = bytes | bytearray | memoryview
 
 # Below this a copy is cheaper than one more entry in the kernel's vector of buffers.
 _JOIN_BELOW_BYTES: Final = 16 * 1024
+# TLS encrypts what it is given at once into a buffer that grows, and copies that: with megabytes most of the
+# time goes into fresh memory.
+_TLS_WRITE_BYTES: Final = 64 * 1024
 _WRITE_HIGH_BYTES: Final = 256 * 1024
 _CLOSE_TIMEOUT_S: Final = 5.0
 # Where a transport may put what arrives after the end; what it holds is never looked at.
@@ -197,7 +200,13 @@ class FrameConnection(asyncio.BufferedProtocol):
             small = []
         if small:
             buffers.append(b"".join(small))
-        transport.writelines(buffers)
+        if self.ssl_object is None:
+            transport.writelines(buffers)
+            return
+        for buffer in buffers:
+            view = memoryview(buffer)
+            for start in range(0, len(view), _TLS_WRITE_BYTES):
+                transport.write(view[start : start + _TLS_WRITE_BYTES])
 
     async def drain(self, timeout_s: float | None = None) -> None:
         """Returns when the write buffer has room; ConnectionClosed, TimeoutError."""
