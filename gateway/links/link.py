@@ -151,8 +151,7 @@ class Links:
                 mirrors = [m for m in state.mirrors.values() if m.cluster_link_id == record.cluster_link_id]
                 runtime.replicator.update(mirrors)
                 for mirror in mirrors:
-                    if mirror.topic_id is None and mirror.status is MirrorStatus.ACTIVE:
-                        self._mirrors.finish_creation(mirror)
+                    self._mirrors.finish_creation(mirror)
 
     def _runtime(self, record: LinkRecord) -> LinkRuntime:
         config = self._config(record)

@@ -74,6 +74,7 @@ class Mirrors:
         self._runtimes = runtimes
         self._follow = follow
         self._tasks = Tasks("mirror topics")
+        self._creating: set[str] = set()
         self._finishing: set[str] = set()
         self._closed = False
 
@@ -111,8 +112,22 @@ class Mirrors:
         _check_topic_name(name)
         _check_topic_name(source_name)
         _check_name_is_free(self._store.state, name)
+        if name in self._creating:
+            raise errors.topic_exists(name)
+        self._creating.add(name)
         try:
-            record = await self._plan_mirror(link, runtime.source, name, request)
+            await self._create(link, runtime.source, name, request)
+        finally:
+            self._creating.discard(name)
+            # The record may stand without a topic, should this have been cancelled.
+            left = self._store.state.mirrors.get(name)
+            if left is not None:
+                self.finish_creation(left)
+
+    async def _create(self, link: LinkRecord, source: Cluster, name: str, request: CreateMirror) -> None:
+        link_name = link.link_name
+        try:
+            record = await self._plan_mirror(link, source, name, request)
         except TRANSPORT_ERRORS as error:
             raise LinkError(
                 503,
@@ -131,20 +146,7 @@ class Mirrors:
             replaced = state.mirrors.get(name)
             return [record]
 
-        # From the record on the topic is made, by whom the record is given to should this be cancelled.
-        self._finishing.add(name)
-        try:
-            await self.write(add)
-            await self._create_recorded(record, replaced, request)
-        finally:
-            self._finishing.discard(name)
-            if self._is_unfinished(record):
-                self.finish_creation(record)
-
-    async def _create_recorded(
-        self, record: MirrorRecord, replaced: MirrorRecord | None, request: CreateMirror
-    ) -> None:
-        name = record.mirror_topic_name
+        await self.write(add)
         try:
             await self._create_topic(record, request)
         except LinkError:
@@ -159,9 +161,6 @@ class Mirrors:
                 f"Mirror topic '{name}' is not made yet, the source or the destination does not answer: "
                 f"{error}. It is tried again until it is made; 'mirror describe' tells when.",
             ) from error
-
-    def _is_unfinished(self, record: MirrorRecord) -> bool:
-        return self._store.state.mirrors.get(record.mirror_topic_name) == record
 
     async def _plan_mirror(
         self, link: LinkRecord, source: Cluster, name: str, request: CreateMirror
@@ -236,9 +235,10 @@ class Mirrors:
         return list(await describe_topic_configs(self._cluster, f"{RESERVED_PREFIX}-state"))
 
     def finish_creation(self, record: MirrorRecord) -> None:
-        """A record has no topic yet: see to it that it gets one."""
+        """See to it that the record gets its topic, if it has none and nobody is at it."""
         name = record.mirror_topic_name
-        if name not in self._finishing and not self._closed:
+        unmade = record.topic_id is None and record.status is MirrorStatus.ACTIVE
+        if unmade and name not in self._finishing | self._creating and not self._closed:
             self._finishing.add(name)
             self._tasks.spawn(self._finish_creation(record), name=f"create {name}")
 
@@ -248,7 +248,7 @@ class Mirrors:
         try:
             while True:
                 await asyncio.sleep(TOPIC_SETTLE_S)
-                if not self._is_unfinished(record):
+                if self._store.state.mirrors.get(name) != record:
                     return
                 try:
                     await self._create_or_adopt(record)
