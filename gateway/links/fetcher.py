@@ -24,6 +24,7 @@ from gateway.upstreams.admin import list_offsets
 from gateway.upstreams.cluster import Cluster
 from gateway.upstreams.connection import BrokerConnection
 from gateway.upstreams.errors import KafkaError
+from protocol.errors import DecodeError
 from protocol.record_batches import MAGIC, hole, read_batches
 from protocol.replication import FetchedPartition, FetchPartition, FetchTopic
 
@@ -123,13 +124,22 @@ class Fetcher:
         p.out_of_range_since = None
         p.failed_fetches = 0
         p.source_end = answer.last_stable_offset
-        for batch in read_batches(_unpinned(answer.records)):
+        try:
+            self._queue(p, answer.records)
+        except DecodeError as error:
+            self._corrupt(p, str(error))
+        self._fail_at_obstacle(p)
+        if p.destination_leader is not None:
+            self._board.wake_append[p.destination_leader].set()
+
+    def _queue(self, p: MirrorPartition, records: memoryview) -> None:
+        for batch in read_batches(_unpinned(records)):
             if batch.next_offset <= p.fetch_offset:
                 continue
             if p.stop_offset is not None and batch.base_offset >= p.stop_offset:
                 break
             if batch.magic == MAGIC and not batch.verify_crc():
-                self._corrupt(p, batch.base_offset)
+                self._corrupt(p, f"the batch at offset {batch.base_offset} fails its checksum")
                 break
             reason = hole(batch, p.fetch_offset)
             if reason is not None:
@@ -139,24 +149,19 @@ class Fetcher:
                 break
             p.enqueue(batch)
             p.corrupt_fetches = 0
-        self._fail_at_obstacle(p)
-        if p.destination_leader is not None:
-            self._board.wake_append[p.destination_leader].set()
 
     def _fail_at_obstacle(self, p: MirrorPartition) -> None:
         # What comes before it is appended first.
         if p.obstacle is not None and not p.queue and p.sending is None:
             self._board.fail(p.mirror, *p.obstacle)
 
-    def _corrupt(self, p: MirrorPartition, offset: int) -> None:
+    def _corrupt(self, p: MirrorPartition, what: str) -> None:
         p.corrupt_fetches += 1
         p.fetch_not_before = time.monotonic() + RETRY_DELAY_S * 2
-        self._board.log.warning("source_batch_corrupt", topic=p.name[0], partition=p.index, offset=offset)
+        self._board.log.warning("source_corrupt", topic=p.name[0], partition=p.index, error=what)
         if p.corrupt_fetches >= CORRUPT_FETCHES:
-            p.obstacle = (
-                MirrorTopicError.ILLEGAL_STATE,
-                f"partition {p.index}: the source's batch at offset {offset} fails its checksum",
-            )
+            where = f"partition {p.index}: what the source sends from offset {p.fetch_offset} on is corrupt"
+            p.obstacle = (MirrorTopicError.ILLEGAL_STATE, f"{where}: {what}")
 
     async def _out_of_range(self, p: MirrorPartition) -> None:
         if p.source_leader is None:

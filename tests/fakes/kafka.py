@@ -38,6 +38,9 @@ class Log:
     # What a consumer sees less of than the log has; None: everything.
     high_watermark: int | None = None
     stable: int | None = None
+    # What is sent with every Fetch: batches from before what was asked for, and nonsense behind.
+    from_start: bool = False
+    garbage: bytes = b""
     # Of the producer ids, epoch and next sequence number.
     producers: dict[int, tuple[int, int]] = field(default_factory=dict)
     remembers: bool = True
@@ -92,10 +95,11 @@ class Log:
 
     def read(self, offset: int, limit: int) -> bytes:
         """Whole batches from the one that holds `offset` on, below `limit`."""
+        first = self.start if self.from_start else offset
         wanted = [
-            batch.raw for batch in self.views() if batch.next_offset > offset and batch.base_offset < limit
+            batch.raw for batch in self.views() if batch.next_offset > first and batch.base_offset < limit
         ]
-        return b"".join(wanted)
+        return b"".join(wanted) + self.garbage
 
 
 @dataclass

@@ -297,8 +297,35 @@ async def test_one_that_is_corrupt_thrice_fails_the_mirror(monkeypatch: pytest.M
         flip(lab, 0, 3)
         start(lab)
         _, text = await lab.failure()
-        assert "the source's batch at offset 0 fails its checksum" in text
+        assert "what the source sends from offset 0 on is corrupt: the batch at offset 0 fails its" in text
         assert len(fetches(lab)) == 3
+
+
+async def test_what_is_no_batch_fails_its_mirror_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch, RETRY_DELAY_S=0.01)
+    async with link_lab() as lab:
+        here = lab.mirror()
+        here[0].write(2)
+        here[0].garbage = bytes(8) + b"\0\0\0\1" + bytes(4) + b"\2"
+        lab.mirror("fine")[0].write(1)
+        p, fine = trusted(lab), trusted(lab, "fine")
+        start(lab)
+        await until(lambda: p.obstacle is not None and fine.queue)
+        assert queued(p) == [0]
+        assert "a record batch of magic 2 claims 1 bytes" in str(p.obstacle)
+        assert lab.board.source_down_since is None, "the source is there"
+
+
+async def test_batches_from_before_are_skipped() -> None:
+    """A broker may give whole segments from wherever it likes, as long as they hold what was asked for."""
+    async with link_lab() as lab:
+        here = lab.mirror()
+        here[0].write(2, 3, 1)
+        here[0].from_start = True
+        p = trusted(lab, at=2)
+        start(lab)
+        await until(lambda: p.fetch_offset == 6)
+        assert queued(p) == [2, 5]
 
 
 async def test_a_corrupt_header_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
