@@ -320,6 +320,8 @@ class Aiokafka(Client):
 
 def _run(work: Callable[[], Awaitable[T]]) -> T:
     async def bounded() -> T:
+        # After a refusal aiokafka never asks what became of some of its own futures.
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         async with asyncio.timeout(WITHIN_S):
             return await work()
 
