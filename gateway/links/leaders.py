@@ -37,7 +37,6 @@ class Leaders:
         await asyncio.wait({asking}, timeout=SOURCE_PATIENCE_S)
         if not asking.done():
             asking.add_done_callback(lambda _: self._board.wake_metadata.set())
-        self._board.index()
 
     async def _refresh_source(self) -> None:
         mirrors = [m for m in self._board.mirrors.values() if m.running and not m.record.failover]
@@ -51,6 +50,7 @@ class Leaders:
         self._board.source_is_up()
         for mirror in mirrors:
             self._check_source(mirror, topics.get(mirror.record.source_topic_name))
+        self._board.index()
 
     async def _refresh_destination(self) -> None:
         mirrors = [mirror for mirror in self._board.mirrors.values() if mirror.running]
@@ -61,6 +61,7 @@ class Leaders:
             return
         for mirror in mirrors:
             self._check_destination(mirror, topics.get(mirror.record.mirror_topic_name))
+        self._board.index()
 
     def _check_source(self, mirror: Mirror, topic: TopicMetadata | None) -> None:
         if topic is None or topic.error_code not in (0, UNKNOWN_TOPIC):

@@ -13,6 +13,7 @@ from gateway.links.board import (
     RETRY_DELAY_S,
     TRANSPORT_ERRORS,
     Board,
+    backoff_s,
     drop,
     wait_for,
 )
@@ -70,7 +71,8 @@ class LogCheck:
             # A leader is announced before it is ready, and named for a while after it moved. The other
             # partitions do not wait for this one.
             self._board.log.info("log_end_unknown", topic=p.name[0], partition=p.index, error=str(error))
-            p.not_before = time.monotonic() + RETRY_DELAY_S
+            p.failed_looks += 1
+            p.not_before = time.monotonic() + backoff_s(p.failed_looks)
             self._board.wake_metadata.set()
 
     async def _resolve(self, connection: BrokerConnection, node_id: int, p: MirrorPartition) -> None:

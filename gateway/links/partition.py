@@ -75,8 +75,9 @@ class MirrorPartition:
     # Whether what is under way was merged, and by how many halvings merges are kept small.
     merged: bool = False
     merge_halvings: int = 0
-    # Appends that were refused in a row.
+    # Appends, and looks at the log, that were refused in a row.
     refusals: int = 0
+    failed_looks: int = 0
     # Last stable offset of the source; None before the first answer.
     source_end: int | None = None
     stop_offset: int | None = None
@@ -123,6 +124,7 @@ class MirrorPartition:
         self.phase = Phase.READY
         self.position = log_end
         self.tail_missing_since = None
+        self.failed_looks = 0
         self.clear()
 
     def end_at(self, stop_offset: int | None) -> None:

@@ -117,6 +117,26 @@ async def test_a_source_that_hangs_does_not_hold_up_the_destination(
         await until(lab.board.wake_metadata.is_set)
 
 
+async def test_nor_does_a_destination_that_hangs_hold_up_what_the_source_says() -> None:
+    """What may be another topic's must not be fetched any more."""
+    release = asyncio.Event()
+
+    async def hold(*_: Any) -> None:
+        await release.wait()
+
+    async with link_lab() as lab:
+        lab.mirror()
+        judge = leaders(lab)
+        await judge.refresh()
+        assert lab.board.by_source
+        recreate_source(lab)
+        lab.destination.fault(ApiKey.METADATA, hold)
+        asking = lab.tasks.spawn(judge.refresh(), name="refresh")
+        await until(lambda: not lab.board.by_source)
+        release.set()
+        await asking
+
+
 async def test_a_failover_does_not_ask_the_source() -> None:
     async with link_lab() as lab:
         lab.mirror(status=MirrorStatus.PENDING_STOPPED, failover=True)

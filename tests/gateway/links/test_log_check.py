@@ -164,6 +164,19 @@ async def test_one_partition_that_cannot_be_asked_does_not_hold_up_the_others(
         await until(lambda: moved.phase is Phase.READY)
 
 
+async def test_repeated_refusals_wait_longer() -> None:
+    async with link_lab() as lab:
+        lab.mirror()
+        p = lab.on_board()
+        lab.log().offset_errors.extend([29] * 3)
+        start(lab)
+        await until(lambda: p.failed_looks == 3)
+        assert p.not_before - time.monotonic() > 0.3
+        p.not_before = 0.0
+        await until(lambda: p.phase is Phase.READY)
+        assert p.failed_looks == 0
+
+
 async def test_an_end_that_cannot_be_fetched_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch, RETRY_DELAY_S=0.02, BELIEF_S=0.0)
     async with link_lab() as lab:
@@ -219,6 +232,27 @@ async def test_a_lost_connection_is_made_anew(monkeypatch: pytest.MonkeyPatch) -
         start(lab)
         await until(lambda: p.phase is Phase.READY)
         assert p.position == 3
+
+
+async def test_a_verdict_on_a_log_that_is_in_doubt_again_is_dropped() -> None:
+    """A new leader may have another end."""
+    asked, release = asyncio.Event(), asyncio.Event()
+
+    async def hold(*_: Any) -> None:
+        asked.set()
+        await release.wait()
+
+    async with link_lab() as lab:
+        lab.mirror()
+        p = lab.on_board()
+        lab.log().write(3)
+        lab.destination.fault(ApiKey.FETCH, hold)
+        start(lab)
+        await asked.wait()
+        p.doubt(time.monotonic() + 60)
+        release.set()
+        await asyncio.sleep(0.05)
+        assert p.mirror.failure is None
 
 
 @pytest.mark.parametrize("count", [0, 3])
