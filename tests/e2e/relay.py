@@ -6,19 +6,24 @@ import contextlib
 import socket
 import struct
 import threading
-from typing import Self
+from typing import Final, Self
 
 from compose.kafka import KafkaCluster
 from tests.e2e.raw_client import Address
 
+_ADVERTISED: Final = b"localhost"
+
 
 def addresses_in(received: bytes | bytearray, kafka: KafkaCluster) -> list[str]:
-    """Which brokers' addresses the bytes hold: a host, or a port as the protocol or as a text has it."""
+    """Which brokers' addresses the bytes hold: a host, or a port behind ours, in a message or in a text.
+
+    A port alone is four bytes that an offset may have too.
+    """
     found = []
     for node in kafka.nodes:
         forms = [node.host.encode()]
         for port in (node.port, node.internal_port):
-            forms += (struct.pack(">i", port), b":%d" % port)
+            forms += (_ADVERTISED + struct.pack(">i", port), b":%d" % port)
         found += [f"{form!r} of broker {node.node_id}" for form in forms if form in received]
     return found
 
