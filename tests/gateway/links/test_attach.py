@@ -230,36 +230,37 @@ async def test_a_destination_cannot_bind_without_end(lab: Lab, monkeypatch: pyte
         encode_request_header(ApiKey.LINK_BIND, 9, 1, "x") + b"\0\0\0\1",
         encode_request_header(ApiKey.LINK_BIND, 0, 1, "x") + b"\0",
         b"\0",
-        bytes(module.PARKED_FRAME_BYTES + 1),
+        encode_request_header(ApiKey.API_VERSIONS, 0, 1, "x") + bytes(module.PARKED_FRAME_BYTES),
     ],
     ids=["fetch", "version", "short", "no header", "large"],
 )
 async def test_what_a_parked_connection_is_not_asked(lab: Lab, request_: bytes) -> None:
     lab.run()
     await lab.parked()
+    await lab.parked()
+    await until(lambda: lab.half.parked == module.PARKED_SLOTS)
     wire = lab.gateway.clients[0]
     wire.write_frame(request_)
     await until(lambda: wire.closed)
-    await lab.parked()
     await lab.parked()
     assert not lab.bound.served
 
 
 async def test_a_destination_that_does_not_read_is_left(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch, SILENCE_TIMEOUT_S=0.3)
+    hurry(monkeypatch, SILENCE_TIMEOUT_S=0.3, PARKED_SLOTS=1)
     lab.run()
     await lab.parked()
     wire = lab.gateway.clients[0]
     wire._control_reading(wanted=False)
     ask = encode_request_header(ApiKey.API_VERSIONS, 0, 1, "x")
-    deadline = time.monotonic() + 5
-    while not wire.closed and time.monotonic() < deadline:
-        for _ in range(500):
-            wire.write_frame(ask)
-        await asyncio.sleep(0.01)
-        if lab.half.parked < module.PARKED_SLOTS:
-            break
-    assert time.monotonic() < deadline
+
+    def asks_and_is_left() -> bool:
+        if not wire.closed:
+            for _ in range(500):
+                wire.write_frame(ask)
+        return len(lab.gateway.attached) > 1
+
+    await until(asks_and_is_left)
 
 
 async def test_silence_ends_a_parked_connection(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

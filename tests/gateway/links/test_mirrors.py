@@ -167,6 +167,18 @@ async def test_two_wish_for_one_name(lab: LinksLab) -> None:
     await copied(lab)
 
 
+async def test_the_one_that_loses_does_not_disturb_the_other(lab: LinksLab) -> None:
+    lab.other.create("t").logs[0].write(3)
+    asked, release = hold(lab, ApiKey.CREATE_TOPICS)
+    both = [asyncio.create_task(lab.links.create_mirror(LINK, CreateMirror("t"))) for _ in range(2)]
+    await asked.wait()
+    await asyncio.sleep(0.2)
+    assert len(lab.own.of_kind(ApiKey.CREATE_TOPICS)) == 1
+    release.set()
+    results = await asyncio.gather(*both, return_exceptions=True)
+    assert sorted(str(result) for result in results) == ["None", "Topic 't' already exists."]
+
+
 async def test_no_link_and_no_destination(lab: LinksLab) -> None:
     with pytest.raises(LinkError) as error:
         await lab.links.create_mirror("other", CreateMirror("t"))

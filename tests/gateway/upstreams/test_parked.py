@@ -150,7 +150,7 @@ async def test_so_is_one_that_is_closed(lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [b"\0\0\0\0" + b"\xff" * 20, b"\0\0\0\7", b"\0\0\0\0\0\x0a\0\0\0\0"],
+    [b"\0\0\0\0" + b"\xff" * 20, b"\0\0\0\7", b"\0\0\0\0\0\x0a\1\0\0\0\0\0"],
     ids=["garbage", "another's", "an error"],
 )
 async def test_so_is_one_that_answers_nonsense(lab: Lab, answer: bytes) -> None:
