@@ -5,20 +5,19 @@ folder of the configuration file. Secrets are read at load, from files or inline
 """
 
 from gateway.config.file import ConfigError, check, load
+from gateway.config.listeners import Authentication, ListenerConfig
 from gateway.config.models import (
     AdminConfig,
-    Authentication,
     ClusterConfig,
     Config,
     LimitsConfig,
-    ListenerConfig,
     LoggingConfig,
     SecurityConfig,
     SecurityProtocol,
     StateConfig,
-    TlsConfig,
     UserConfig,
 )
+from gateway.config.tls import TlsConfig
 from gateway.config.values import parse_host_port
 
 __all__ = [

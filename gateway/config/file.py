@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway.config.models import AdminConfig, Config, ListenerConfig, UserConfig
+from gateway.config.listeners import ListenerConfig
+from gateway.config.models import AdminConfig, Config, UserConfig
 
 _NO_ACLS: Final = (
     "must be `none`: this version has no ACLs, so that every client that a listener lets in may do whatever "

@@ -6,25 +6,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretBytes,
-    SecretStr,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SecretBytes, SecretStr, ValidationInfo, field_validator, model_validator
 
+from gateway.config.listeners import ListenerConfig
+from gateway.config.section import Section
+from gateway.config.tls import TlsConfig
 from gateway.config.values import (
-    AdvertisedHost,
     Count,
     HostPort,
     IpAddress,
     Millis,
-    Name,
-    NodeIds,
     Port,
     PrincipalText,
     ReadableFile,
@@ -34,13 +25,7 @@ from gateway.config.values import (
     one_password,
     read_secrets_key,
 )
-from gateway.tls import ClientAuth, client_context, server_context
-
-
-class _Section(BaseModel):
-    # Defaults are validated too: many rules are about what was left out.
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
-
+from gateway.tls import client_context
 
 # --- the fronted cluster -----------------------------------------------------------------------------
 
@@ -64,7 +49,7 @@ class SecurityProtocol(StrEnum):
         return self in {SecurityProtocol.SASL_PLAINTEXT, SecurityProtocol.SASL_SSL}
 
 
-class SecurityConfig(_Section):
+class SecurityConfig(Section):
     """How this gateway gets into the cluster."""
 
     protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
@@ -114,7 +99,7 @@ class SecurityConfig(_Section):
         return self
 
 
-class ClusterConfig(_Section):
+class ClusterConfig(Section):
     """The one cluster that this gateway fronts."""
 
     bootstrap_servers: Annotated[list[HostPort], Field(min_length=1)]
@@ -126,97 +111,7 @@ class ClusterConfig(_Section):
 # --- what this gateway serves ------------------------------------------------------------------------
 
 
-class TlsConfig(_Section):
-    """The server side of TLS."""
-
-    certificate_file: ReadableFile
-    key_file: ReadableFile
-    client_ca_file: ReadableFile | None = None
-    client_auth: ClientAuth = ClientAuth.NONE
-
-    @field_validator("client_auth")
-    @classmethod
-    def _needs_authority(cls, value: ClientAuth, info: ValidationInfo) -> ClientAuth:
-        if value is not ClientAuth.NONE and info.data.get("client_ca_file", value) is None:
-            raise ValueError(f"{value} needs client_ca_file")
-        return value
-
-    @model_validator(mode="after")
-    def _usable(self) -> TlsConfig:
-        must_build(server_context, self)
-        return self
-
-
-class Authentication(StrEnum):
-    """How a listener finds out who a client is."""
-
-    NONE = "none"
-    SASL_PLAIN = "sasl_plain"
-    MTLS = "mtls"
-
-
-class ListenerConfig(_Section):
-    """One bootstrap port and one port per node id; node id n is at `broker_port` + n - the first node id."""
-
-    name: Name
-    bind: IpAddress = "0.0.0.0"  # noqa: S104 - a gateway is there to be reached; clear text needs `insecure`
-    port: Port
-    advertised_host: AdvertisedHost
-    advertised_port: Port | None = None
-    node_ids: NodeIds = tuple(range(16))
-    broker_port: Port | None = None
-    advertised_broker_port: Port | None = None
-    tls: TlsConfig | None = None
-    insecure: bool = False
-    authentication: Authentication
-
-    @field_validator("broker_port", "advertised_broker_port")
-    @classmethod
-    def _range_fits(cls, value: int | None, info: ValidationInfo) -> int | None:
-        ids, port = info.data.get("node_ids"), info.data.get("port")
-        base = port + 1 if value is None and info.field_name == "broker_port" and port is not None else value
-        if ids is not None and base is not None and base + ids[-1] - ids[0] > 65535:
-            raise ValueError(f"node id {ids[-1]} would be at port {base + ids[-1] - ids[0]}, above 65535")
-        return value
-
-    @field_validator("insecure")
-    @classmethod
-    def _clear_text_is_said(cls, value: bool, info: ValidationInfo) -> bool:
-        if not value and "tls" in info.data and info.data["tls"] is None:
-            raise ValueError(
-                "must be true for a listener without tls: everything on it, passwords too, is readable"
-            )
-        return value
-
-    @field_validator("authentication")
-    @classmethod
-    def _mtls_is_possible(cls, value: Authentication, info: ValidationInfo) -> Authentication:
-        if value is Authentication.MTLS and "tls" in info.data:
-            tls: TlsConfig | None = info.data["tls"]
-            if tls is None or tls.client_auth is not ClientAuth.REQUIRED:
-                raise ValueError("mtls needs tls with client_ca_file and client_auth: required")
-        return value
-
-    def broker_ports(self) -> dict[int, int]:
-        """The port to bind for each node id."""
-        base = self.port + 1 if self.broker_port is None else self.broker_port
-        return {node_id: base + node_id - self.node_ids[0] for node_id in self.node_ids}
-
-    def advertised_bootstrap(self) -> tuple[str, int]:
-        """Where clients find the bootstrap port."""
-        return self.advertised_host, self.advertised_port or self.port
-
-    def advertised_broker(self, node_id: int) -> tuple[str, int] | None:
-        """Where clients find the broker; None for a node id that this listener has no port for."""
-        port = self.broker_ports().get(node_id)
-        if port is None:
-            return None
-        if self.advertised_broker_port is not None:
-            port = self.advertised_broker_port + node_id - self.node_ids[0]
-        return self.advertised_host, port
-
-
-class AdminConfig(_Section):
+class AdminConfig(Section):
     """The REST API, health and metrics."""
 
     bind: IpAddress = "127.0.0.1"
@@ -239,7 +134,7 @@ class AdminConfig(_Section):
         return value
 
 
-class UserConfig(_Section):
+class UserConfig(Section):
     """A user known beside those in the state topic."""
 
     name: UserName
@@ -262,7 +157,7 @@ class UserConfig(_Section):
         return value
 
 
-class StateConfig(_Section):
+class StateConfig(Section):
     """The state topic; `secrets_key_file` holds 32 bytes, raw or as base64, that encrypt secrets in it."""
 
     replication_factor: Annotated[int, Field(ge=1, le=2**15 - 1)] | None = None
@@ -282,7 +177,7 @@ class StateConfig(_Section):
         return self._secrets_key
 
 
-class LimitsConfig(_Section):
+class LimitsConfig(Section):
     """Bounds per connection and over all."""
 
     max_frame_bytes: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 104_857_600
@@ -294,14 +189,14 @@ class LimitsConfig(_Section):
     idle_timeout_ms: Millis = 600_000
 
 
-class LoggingConfig(_Section):
+class LoggingConfig(Section):
     """Where `level` is the least severe level that is written."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     format: Literal["json", "console"] = "json"
 
 
-class Config(_Section):
+class Config(Section):
     """The whole file."""
 
     cluster: ClusterConfig
