@@ -5,12 +5,12 @@ folder of the configuration file. Secrets are read at load, from files or inline
 """
 
 from gateway.config.file import ConfigError, check, load
+from gateway.config.limits import LimitsConfig
 from gateway.config.listeners import Authentication, ListenerConfig
 from gateway.config.models import (
     AdminConfig,
     ClusterConfig,
     Config,
-    LimitsConfig,
     LoggingConfig,
     SecurityConfig,
     SecurityProtocol,

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretBytes, SecretStr, ValidationInfo, field_validator, model_validator
 
+from gateway.config.limits import LimitsConfig
 from gateway.config.listeners import ListenerConfig
 from gateway.config.section import Section
 from gateway.config.tls import TlsConfig
 from gateway.config.values import (
-    Count,
     HostPort,
     IpAddress,
     Millis,
@@ -175,18 +175,6 @@ class StateConfig(Section):
     def secrets_key(self) -> SecretBytes | None:
         """The 32 bytes; None without a file."""
         return self._secrets_key
-
-
-class LimitsConfig(Section):
-    """Bounds per connection and over all."""
-
-    max_frame_bytes: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 104_857_600
-    max_frame_bytes_before_authentication: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 65_536
-    max_in_flight: Count = 64
-    max_in_flight_bytes: Count = 16_777_216
-    max_connections: Count = 10_000
-    authentication_timeout_ms: Millis = 10_000
-    idle_timeout_ms: Millis = 600_000
 
 
 class LoggingConfig(Section):
