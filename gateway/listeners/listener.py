@@ -19,6 +19,7 @@ import structlog
 from gateway import observe
 from gateway.config import LimitsConfig
 from gateway.listeners.endpoints import Endpoint, bind
+from gateway.listeners.entrance import Entrance, NotEntered
 from gateway.tasks import Tasks
 from gateway.wire import FrameConnection
 
@@ -29,7 +30,6 @@ _ACCEPT_RETRY_S: Final = 0.1
 _COMPLAIN_EVERY_S: Final = 5.0
 # What accept(2) says when the machine, not the client, is at its end; see trio's serve_listeners.
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-_KEEPALIVE: Final = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
 _SWEEPS_PER_IDLE_TIMEOUT: Final = 10
 _MIN_SWEEP_S: Final = 0.05
 
@@ -60,7 +60,12 @@ class Listener:
         self._endpoints = endpoints
         self._make_session = make_session
         self._limits = limits
-        self._ssl_context = ssl_context
+        self._entrance = Entrance(
+            name,
+            max_frame_bytes=limits.max_frame_bytes_before_authentication,
+            timeout_s=limits.authentication_timeout_ms / 1000,
+            ssl_context=ssl_context,
+        )
         self._acceptors = Tasks(f"listener {name}")
         self._connections = Tasks(f"connections of {name}")
         self._sockets: list[socket.socket] = []
@@ -141,7 +146,7 @@ class Listener:
                 self._log.warning("connection.refused", peer=address[0], limit=self._limits.max_connections)
                 continue
             self._connections.spawn(
-                self._serve(accepted, endpoint.node_id), name=f"{address[0]}:{address[1]}"
+                self._serve(accepted, address[0], endpoint.node_id), name=f"{address[0]}:{address[1]}"
             )
 
     def _complain(self, error: OSError) -> None:
@@ -150,46 +155,21 @@ class Listener:
             self._complained_at = now
             self._log.error("listener.cannot_accept", error=str(error), connections=len(self._connections))
 
-    async def _serve(self, accepted: socket.socket, node_id: int | None) -> None:
+    async def _serve(self, accepted: socket.socket, peer: str, node_id: int | None) -> None:
         observe.connections_total.labels(self.name).inc()
         with observe.connections_open.labels(self.name).track_inprogress():
-            wire = await self._connect(accepted)
-            if wire is None:
+            try:
+                arrival = await self._entrance.enter(accepted, node_id)
+            except NotEntered as error:
+                observe.connections_refused.labels(self.name, error.reason).inc()
+                self._log.info("connection.handshake_failed", peer=peer, error=str(error))
                 return
-            session = self._make_session(wire, node_id)
+            session = self._make_session(arrival.wire, arrival.node_id)
             self._sessions.add(session)
             try:
                 await session.run()
             finally:
                 self._sessions.discard(session)
-
-    async def _connect(self, accepted: socket.socket) -> FrameConnection | None:
-        """The connection with its TLS handshake done; None if the client could not do it."""
-        peer = "unknown"
-        try:
-            peer = str(accepted.getpeername()[0])
-            _tune(accepted)
-            wire = FrameConnection(
-                max_frame_bytes=self._limits.max_frame_bytes_before_authentication,
-                name=f"client at {self.name}",
-            )
-            handshake_s = self._limits.authentication_timeout_ms / 1000
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: wire,
-                accepted,
-                ssl=self._ssl_context,
-                ssl_handshake_timeout=handshake_s if self._ssl_context else None,
-            )
-        except OSError as error:
-            # ssl.SSLError is an OSError, as are resets and the handshake's timeout.
-            accepted.close()
-            observe.connections_refused.labels(self.name, "tls" if self._ssl_context else "lost").inc()
-            self._log.info("connection.handshake_failed", peer=peer, error=str(error) or type(error).__name__)
-            return None
-        except BaseException:
-            accepted.close()
-            raise
-        return wire
 
     async def _sweep_idle(self) -> None:
         timeout_s = self._limits.idle_timeout_ms / 1000
@@ -198,13 +178,3 @@ class Listener:
             for session in list(self._sessions):
                 if session.idle_s() > timeout_s:
                     session.close("idle", f"silent for {timeout_s} s")
-
-
-def _tune(accepted: socket.socket) -> None:
-    accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # A client that vanished without a word must not hold its session for ever.
-    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEPALIVE.items():
-        option = getattr(socket, name, None)
-        if option is not None:
-            accepted.setsockopt(socket.IPPROTO_TCP, option, value)
