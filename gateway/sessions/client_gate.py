@@ -8,7 +8,8 @@ addresses, fillers or lists of everything. What was not advertised is refused by
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 import structlog
@@ -57,6 +58,14 @@ _RETRIABLE: Final[dict[int, ErrorCode]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Authenticate:
+    """The request belongs to the session's authenticator."""
+
+
+ClientDecision: TypeAlias = Decision | Authenticate
+
+
 class ClientGate:
     """Decides about the requests of one session with broker `node_id` (None: any)."""
 
@@ -68,7 +77,7 @@ class ClientGate:
         self._log = log.bind(listener=services.listener, node_id=node_id)
         self._finishes: dict[tuple[int, int], Finish | None] = {}
 
-    async def decide(self, header: RequestHeader, frame: bytearray) -> Decision:
+    async def decide(self, header: RequestHeader, frame: bytearray) -> ClientDecision:
         """What becomes of a request; DecodeError if it had to be looked into and is malformed, DialError."""
         key, version = header.api_key, header.api_version
         versions = self._versions
@@ -92,15 +101,8 @@ class ClientGate:
         versions = self._versions = await self._services.versions.of(self._node_id)
         return Reply(encode_api_versions_body(header.api_version, versions.shown, versions.features))
 
-    async def _illegal_sasl_state(self, header: RequestHeader, _frame: bytearray) -> Decision:
-        key, version = header.api_key, header.api_version
-        lowest, highest = ANSWERED_HERE[key]
-        if not lowest <= version <= highest:
-            return Refuse(f"{observe.api_name(key)} version {version} was not advertised")
-        if key == ApiKey.SASL_HANDSHAKE:
-            return Reply(local_replies.sasl_handshake(version, ErrorCode.illegal_sasl_state))
-        message = "SaslAuthenticate request received after successful authentication"
-        return Reply(local_replies.sasl_authenticate(version, ErrorCode.illegal_sasl_state, message))
+    async def _authenticate(self, _header: RequestHeader, _frame: bytearray) -> Authenticate:
+        return Authenticate()
 
     # --- mirror topics ---------------------------------------------------------------------------------
 
@@ -322,12 +324,12 @@ def _count_refusals(header: RequestHeader, refused: dict[str | UUID, Refusal]) -
         observe.refusals.labels(observe.api_name(header.api_key), ErrorCode(refusal.error_code).name).inc()
 
 
-_Step = Callable[[ClientGate, RequestHeader, bytearray], Awaitable[Decision]]
+_Step = Callable[[ClientGate, RequestHeader, bytearray], Awaitable[ClientDecision]]
 # A table of the gate's own methods.
 _STEPS: Final[dict[int, _Step]] = {
     ApiKey.API_VERSIONS: ClientGate._api_versions,
-    ApiKey.SASL_HANDSHAKE: ClientGate._illegal_sasl_state,
-    ApiKey.SASL_AUTHENTICATE: ClientGate._illegal_sasl_state,
+    ApiKey.SASL_HANDSHAKE: ClientGate._authenticate,
+    ApiKey.SASL_AUTHENTICATE: ClientGate._authenticate,
     ApiKey.PRODUCE: ClientGate._produce,
     ApiKey.ADD_PARTITIONS_TO_TXN: ClientGate._change_topics,
     ApiKey.DELETE_RECORDS: ClientGate._change_topics,

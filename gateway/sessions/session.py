@@ -1,26 +1,25 @@
 """A client session, from the first byte of its connection to the last.
 
 Two loops: one takes requests (read → gate by state → admit → decide → forward or reply), the other relays the
-upstream's responses; whichever ends first ends the session. SASL PLAIN (KIP-43, KIP-152), mTLS, or no
-authentication; LinkAttach hands the connection over to a cluster link.
+upstream's responses; whichever ends first ends the session. Who the client is finds `authentication` out;
+LinkAttach hands the connection over to a cluster link.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final, NoReturn
+from collections.abc import Callable
+from typing import Final
 
 import structlog
 from kio.schema.errors import ErrorCode
 
 from gateway import observe
-from gateway.config import Authentication
-from gateway.security.credentials import PlainTokenError, parse_plain_token
-from gateway.security.principals import ANONYMOUS, Principal, certificate_principal
+from gateway.security.principals import Principal
 from gateway.sessions import local_replies
-from gateway.sessions.client_gate import ClientGate
+from gateway.sessions.authentication import AuthenticationRefused, Authenticator
+from gateway.sessions.client_gate import Authenticate, ClientGate
 from gateway.sessions.request_path import Forward, Refuse, Reply, RequestPath
 from gateway.sessions.services import SessionServices
 from gateway.sessions.session_state import (
@@ -35,7 +34,6 @@ from gateway.wire import ConnectionClosed, FrameConnection
 from protocol.api_keys import ApiKey
 from protocol.errors import ProtocolError
 from protocol.headers import RequestHeader, peek_request_header
-from protocol.messages import decode_request
 from protocol.reverse import LinkAttachRequest
 
 log = structlog.get_logger(__name__)
@@ -65,6 +63,7 @@ class Session:
         self._state = SessionState.HANDSHAKE
         self._tasks = Tasks(f"session {wire.peer}")
         self._readable = asyncio.Event()
+        self._authenticator = Authenticator(wire, services)
         self._gate = ClientGate(services, node_id)
         self._path = RequestPath(
             wire,
@@ -140,19 +139,15 @@ class Session:
     def _open(self) -> None:
         if not self._services.serving():
             raise SessionRefused("not_ready", "the gateway has not read its state yet")
-        authentication = self._services.authentication
-        if authentication is Authentication.NONE:
-            self._authenticated(ANONYMOUS)
-        elif authentication is Authentication.MTLS:
-            certificate = self._wire.ssl_object and self._wire.ssl_object.getpeercert(binary_form=True)
-            if not certificate:
-                observe.authentications.labels("mtls", "refused").inc()
-                raise SessionRefused("unauthenticated", "no client certificate")
-            self._authenticated(certificate_principal(certificate))
-            observe.authentications.labels("mtls", "accepted").inc()
+        try:
+            principal = self._authenticator.open()
+        except AuthenticationRefused as refusal:
+            raise SessionRefused("unauthenticated", str(refusal)) from None
+        if principal is not None:
+            self._change(SessionEvent.AUTHENTICATED)
+            self._authenticated(principal)
 
     def _authenticated(self, principal: Principal) -> None:
-        self._change(SessionEvent.AUTHENTICATED)
         self.principal = principal
         self._wire.max_frame_bytes = self._services.limits.max_frame_bytes
         self._log = self._log.bind(principal=str(principal))
@@ -186,7 +181,7 @@ class Session:
 
     def _authentication_is_late(self) -> None:
         if self._state in ALLOWED_BEFORE_READY:
-            observe.authentications.labels(self._services.authentication, "timeout").inc()
+            self._authenticator.late()
             self.close("unauthenticated", "not authenticated in time")
 
     # --- requests --------------------------------------------------------------------------------------
@@ -222,6 +217,8 @@ class Session:
                     self._refuse(header, Refuse(decision.close_after))
             elif isinstance(decision, Reply):
                 path.reply(header, decision.body)
+            elif isinstance(decision, Authenticate):
+                await self._authenticate(header, frame)
             else:
                 self._refuse(header, decision)
 
@@ -237,53 +234,33 @@ class Session:
                 "unauthenticated", f"{observe.api_name(header.api_key)} request while {self._state}"
             )
         await self._path.admit(len(frame))
-        await _BEFORE_READY[header.api_key](self, header, frame)
-
-    async def _api_versions(self, header: RequestHeader, frame: bytearray) -> None:
+        if header.api_key == ApiKey.LINK_ATTACH:
+            self._path.reply(header, local_replies.link_attach_refused("Authenticate first."))
+            raise SessionRefused("unauthenticated", f"LinkAttach of {len(frame)} bytes before authentication")
+        if header.api_key != ApiKey.API_VERSIONS:
+            await self._authenticate(header, frame)
+            return
         decision = await self._gate.decide(header, frame)
         if not isinstance(decision, Reply):
             raise SessionRefused("refused", "ApiVersions cannot be answered")
         self._path.reply(header, decision.body)
 
-    async def _sasl_handshake(self, header: RequestHeader, frame: bytearray) -> None:
-        # Version 0 goes on with raw tokens instead of SaslAuthenticate (before Kafka 1.0).
-        if header.api_version != 1:
-            raise SessionRefused("refused", f"SaslHandshake version {header.api_version}")
-        request = decode_request(header.api_key, header.api_version, memoryview(frame)[header.body_offset :])
-        if request.mechanism not in local_replies.MECHANISMS:
-            body = local_replies.sasl_handshake(header.api_version, ErrorCode.unsupported_sasl_mechanism)
-            await self._authentication_failed(header, body, "unsupported mechanism")
-        self._path.reply(header, local_replies.sasl_handshake(header.api_version, ErrorCode.none))
-        self._change(SessionEvent.MECHANISM_CHOSEN)
-
-    async def _sasl_authenticate(self, header: RequestHeader, frame: bytearray) -> None:
-        version = header.api_version
-        request = decode_request(header.api_key, version, memoryview(frame)[header.body_offset :])
-        principal, why = None, local_replies.BAD_CREDENTIALS
+    async def _authenticate(self, header: RequestHeader, frame: bytearray) -> None:
+        was = self._state
         try:
-            name, password = parse_plain_token(bytes(request.auth_bytes))
-            principal = await self._services.credentials.verify_plain(name, password)
-        except PlainTokenError as error:
-            why = str(error)
-        if self._state is not SessionState.AUTHENTICATING:
+            step = await self._authenticator.take(header, frame)
+        except AuthenticationRefused as refusal:
+            await asyncio.sleep(_FAILED_AUTHENTICATION_DELAY_S)
+            if refusal.body is not None and not self._wire.closed:
+                self._path.reply(header, refusal.body)
+            raise SessionRefused("unauthenticated", str(refusal)) from None
+        if self._state is not was:
             raise SessionRefused("drained", "ended while authenticating")
-        if principal is None:
-            body = local_replies.sasl_authenticate(version, ErrorCode.sasl_authentication_failed, why)
-            await self._authentication_failed(header, body, why)
-        self._authenticated(principal)
-        observe.authentications.labels("sasl_plain", "accepted").inc()
-        self._path.reply(header, local_replies.sasl_authenticate(version))
-
-    async def _authentication_failed(self, header: RequestHeader, body: bytes, why: str) -> NoReturn:
-        observe.authentications.labels("sasl_plain", "refused").inc()
-        await asyncio.sleep(_FAILED_AUTHENTICATION_DELAY_S)
-        if not self._wire.closed:
-            self._path.reply(header, body)
-        raise SessionRefused("unauthenticated", why)
-
-    async def _link_attach_too_early(self, header: RequestHeader, frame: bytearray) -> None:
-        self._path.reply(header, local_replies.link_attach_refused("Authenticate first."))
-        raise SessionRefused("unauthenticated", f"LinkAttach of {len(frame)} bytes before authentication")
+        if step.event is not None:
+            self._change(step.event)
+        if step.principal is not None:
+            self._authenticated(step.principal)
+        self._path.reply(header, step.body)
 
     # --- links -----------------------------------------------------------------------------------------
 
@@ -330,12 +307,3 @@ class Session:
         except BaseException:
             self.close("error", "internal error")
             raise
-
-
-_Step = Callable[[Session, RequestHeader, bytearray], Awaitable[None]]
-_BEFORE_READY: Final[dict[int, _Step]] = {
-    ApiKey.API_VERSIONS: Session._api_versions,
-    ApiKey.SASL_HANDSHAKE: Session._sasl_handshake,
-    ApiKey.SASL_AUTHENTICATE: Session._sasl_authenticate,
-    ApiKey.LINK_ATTACH: Session._link_attach_too_early,
-}
