@@ -258,7 +258,7 @@ def seal(batch: bytearray | memoryview) -> None:
 
 
 def encode_batch(
-    records: bytes,
+    records: bytes | memoryview,
     count: int,
     *,
     attributes: int,
