@@ -29,6 +29,8 @@ from gateway.config import Config, ListenerConfig
 from gateway.links.attach import ServeBound
 from gateway.links.link import Links, LinkServices
 from gateway.links.mirror_topics import MirrorTopics
+from gateway.listeners.admission import Admission
+from gateway.listeners.descriptors import allow_descriptors
 from gateway.listeners.endpoints import Endpoint, Endpoints, bind
 from gateway.listeners.listener import Listener
 from gateway.security.credentials import Credentials
@@ -106,6 +108,7 @@ class App:
             on_deleted=self._links.forget_mirror,
         )
         self._versions = VersionCache(self._cluster)
+        self._admission = Admission(config.limits)
         self._listeners = [self._listener(section) for section in config.listeners]
         self._tasks = Tasks("gateway")
         self._stopping = asyncio.Event()
@@ -117,6 +120,7 @@ class App:
 
     async def run(self) -> None:
         """Runs until `stop` is called; StartError."""
+        allow_descriptors(self._config.limits.max_connections)
         admin = self._bind_admin()
         try:
             for listener in self._listeners:
@@ -241,6 +245,8 @@ class App:
             endpoints.bound,
             make_session,
             limits=self._config.limits,
+            admission=self._admission,
+            max_connections=section.max_connections,
             ssl_context=None if section.tls is None else server_context(section.tls),
         )
 

@@ -59,7 +59,8 @@ class FrameConnection(asyncio.BufferedProtocol):
         self.peer = ""
         self.local_port = 0
         self.ssl_object: Any = None
-        self.last_read_monotonic = time.monotonic()
+        self.opened_monotonic = self.last_read_monotonic = time.monotonic()
+        self.frames_received = 0
         self.on_readable: Callable[[], None] | None = None
         self._on_connected = on_connected
         self._close_timeout_s = close_timeout_s
@@ -75,6 +76,7 @@ class FrameConnection(asyncio.BufferedProtocol):
         self._read_waiter: asyncio.Future[None] | None = None
         self._drain_waiters: deque[asyncio.Future[None]] = deque()
         self._writing_paused = False
+        self._writing_paused_at = 0.0
         self._broken: DecodeError | None = None
         self._end: ConnectionClosed | None = None
         self._lost = asyncio.Event()
@@ -105,6 +107,15 @@ class FrameConnection(asyncio.BufferedProtocol):
     def closed(self) -> bool:
         """True once either side has ended the connection; frames that came before may still be read."""
         return self._end is not None
+
+    @property
+    def in_frame(self) -> bool:
+        """Whether the peer has begun a frame and we wait for the rest; not while we do not read."""
+        return self._undecoded_bytes > 0 and not self._reading_paused
+
+    def unsent_s(self, now: float) -> float:
+        """For how many seconds up to `now` (monotonic) the peer has not taken what is to be sent."""
+        return now - self._writing_paused_at if self._writing_paused else 0.0
 
     # --- reading --------------------------------------------------------------------------------------
 
@@ -148,6 +159,7 @@ class FrameConnection(asyncio.BufferedProtocol):
                 break
             if frame is None:
                 break
+            self.frames_received += 1
             self._undecoded_bytes -= len(frame) + 4
             self._queued_bytes += len(frame)
             self._frames.append(frame)
@@ -301,6 +313,7 @@ class FrameConnection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._writing_paused = True
+        self._writing_paused_at = time.monotonic()
 
     def resume_writing(self) -> None:
         self._writing_paused = False
@@ -308,8 +321,7 @@ class FrameConnection(asyncio.BufferedProtocol):
 
     def _how(self, what: str) -> str:
         # With the queue full, whole frames may be waiting undecoded: then the place of the end is not known.
-        partial = self._undecoded_bytes > 0 and not self._reading_paused
-        return f"connection {what}{' in the middle of a frame' if partial else ''}"
+        return f"connection {what}{' in the middle of a frame' if self.in_frame else ''}"
 
 
 def _address(name: object) -> str:

@@ -20,5 +20,11 @@ class LimitsConfig(Section):
     max_in_flight: Count = 64
     max_in_flight_bytes: Count = 16_777_216
     max_connections: Count = 10_000
+    max_connections_per_ip: Count = 5_000
+    connections_per_second_per_ip: Count | None = None
+    connection_burst_per_ip: Count = 100
+    ipv6_prefix_bits: Annotated[int, Field(ge=1, le=128)] = 64
     authentication_timeout_ms: Millis = 10_000
+    authentication_failure_delay_ms: Annotated[int, Field(ge=0, le=60_000)] = 100
+    frame_timeout_ms: Millis = 60_000
     idle_timeout_ms: Millis = 600_000

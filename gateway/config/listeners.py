@@ -10,6 +10,7 @@ from gateway.config.section import Section
 from gateway.config.tls import TlsConfig
 from gateway.config.values import (
     AdvertisedHost,
+    Count,
     IpAddress,
     Name,
     NodeIds,
@@ -40,6 +41,7 @@ class ListenerConfig(Section):
     tls: TlsConfig | None = None
     insecure: bool = False
     authentication: Authentication
+    max_connections: Count | None = None
 
     @field_validator("broker_port", "advertised_broker_port")
     @classmethod

@@ -1,7 +1,8 @@
 """Accepts connections at the ports of one listener and runs a session on each.
 
 Accepting goes on whatever happens: without file descriptors it pauses, a failed TLS handshake costs only its
-client. Connections over the limit are closed at once; silent ones after the idle timeout.
+client. Connections over a limit (`admission`) are closed at once, silent and endless ones in time
+(`deadlines`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import structlog
 
 from gateway import observe
 from gateway.config import LimitsConfig
+from gateway.listeners.admission import Admission, Refusal
+from gateway.listeners.complaints import Complaints
+from gateway.listeners.deadlines import Sample, Watch, interval_s
 from gateway.listeners.endpoints import Endpoint, bind
 from gateway.listeners.entrance import Entrance, NotEntered
 from gateway.tasks import Tasks
@@ -27,11 +31,10 @@ log = structlog.get_logger(__name__)
 
 _BACKLOG: Final = 1024
 _ACCEPT_RETRY_S: Final = 0.1
-_COMPLAIN_EVERY_S: Final = 5.0
 # What accept(2) says when the machine, not the client, is at its end; see trio's serve_listeners.
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-_SWEEPS_PER_IDLE_TIMEOUT: Final = 10
-_MIN_SWEEP_S: Final = 0.05
+# So many connections are looked at without a pause: with 10,000 it would be felt.
+_LOOKED_AT_ONCE: Final = 500
 
 
 class ListenerSession(Protocol):
@@ -45,7 +48,10 @@ class ListenerSession(Protocol):
 
 
 class Listener:
-    """One listener of the configuration: several ports, one TLS context, one limit of connections."""
+    """One listener of the configuration: several ports, one TLS context.
+
+    `admission` is shared with the other listeners; `max_connections` is a limit of this one alone.
+    """
 
     def __init__(
         self,
@@ -54,6 +60,8 @@ class Listener:
         make_session: Callable[[FrameConnection, int | None], ListenerSession],
         *,
         limits: LimitsConfig,
+        admission: Admission | None = None,
+        max_connections: int | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self.name = name
@@ -66,11 +74,13 @@ class Listener:
             timeout_s=limits.authentication_timeout_ms / 1000,
             ssl_context=ssl_context,
         )
+        self._admission = Admission(limits) if admission is None else admission
+        self._max_connections = max_connections
         self._acceptors = Tasks(f"listener {name}")
         self._connections = Tasks(f"connections of {name}")
         self._sockets: list[socket.socket] = []
-        self._sessions: set[ListenerSession] = set()
-        self._complained_at = float("-inf")
+        self._sessions: dict[ListenerSession, tuple[FrameConnection, Watch]] = {}
+        self._complaints = Complaints()
         self._log = log.bind(listener=name)
 
     @property
@@ -104,7 +114,7 @@ class Listener:
         self._sockets = bound
         for endpoint, each in zip(self._endpoints, bound, strict=True):
             self._acceptors.spawn(self._accept(each, endpoint), name=f"accept {endpoint.port}")
-        self._acceptors.spawn(self._sweep_idle(), name="idle sweep")
+        self._acceptors.spawn(self._watch_deadlines(), name="deadlines")
         self._log.info("listener.bound", host=self._endpoints[0].host, ports=sorted(self.ports.values()))
 
     def abort(self) -> None:
@@ -137,44 +147,78 @@ class Listener:
             except OSError as error:
                 # Anything else is about one connection that is gone already (ECONNABORTED and the like).
                 if error.errno in _OUT_OF_RESOURCES:
-                    self._complain(error)
+                    self._complaints.say(
+                        self._log.error,
+                        "listener.cannot_accept",
+                        error=str(error),
+                        connections=len(self._connections),
+                    )
                     await asyncio.sleep(_ACCEPT_RETRY_S)
                 continue
-            if len(self._connections) >= self._limits.max_connections:
+            refusal = self._admission.enter(self.name, self._max_connections)
+            if refusal is not None:
                 accepted.close()
-                observe.connections_refused.labels(self.name, "limit").inc()
-                self._log.warning("connection.refused", peer=address[0], limit=self._limits.max_connections)
+                self._refused(refusal, address[0])
                 continue
-            self._connections.spawn(
+            serving = self._connections.spawn(
                 self._serve(accepted, address[0], endpoint.node_id), name=f"{address[0]}:{address[1]}"
             )
+            serving.add_done_callback(self._left)
 
-    def _complain(self, error: OSError) -> None:
-        now = time.monotonic()
-        if now - self._complained_at >= _COMPLAIN_EVERY_S:
-            self._complained_at = now
-            self._log.error("listener.cannot_accept", error=str(error), connections=len(self._connections))
+    def _left(self, _serving: asyncio.Task[None]) -> None:
+        # A task that is cancelled before its first step runs no `finally`.
+        self._admission.leave(self.name)
+
+    def _refused(self, refusal: Refusal, client: str) -> None:
+        observe.connections_refused.labels(self.name, refusal.limit).inc()
+        self._complaints.say(
+            self._log.warning,
+            "connection.refused",
+            refusal.limit,
+            limit=refusal.limit,
+            value=refusal.value,
+            client=client,
+            connections=len(self._admission),
+        )
 
     async def _serve(self, accepted: socket.socket, peer: str, node_id: int | None) -> None:
         observe.connections_total.labels(self.name).inc()
-        with observe.connections_open.labels(self.name).track_inprogress():
-            try:
-                arrival = await self._entrance.enter(accepted, node_id)
-            except NotEntered as error:
-                observe.connections_refused.labels(self.name, error.reason).inc()
-                self._log.info("connection.handshake_failed", peer=peer, error=str(error))
-                return
-            session = self._make_session(arrival.wire, arrival.node_id)
-            self._sessions.add(session)
-            try:
-                await session.run()
-            finally:
-                self._sessions.discard(session)
+        client = self._admission.client_group(peer)
+        refusal = self._admission.claim(client)
+        if refusal is not None:
+            accepted.close()
+            self._refused(refusal, client)
+            return
+        try:
+            with observe.connections_open.labels(self.name).track_inprogress():
+                await self._run_session(accepted, peer, node_id)
+        finally:
+            self._admission.unclaim(client)
 
-    async def _sweep_idle(self) -> None:
-        timeout_s = self._limits.idle_timeout_ms / 1000
+    async def _run_session(self, accepted: socket.socket, peer: str, node_id: int | None) -> None:
+        try:
+            arrival = await self._entrance.enter(accepted, node_id)
+        except NotEntered as error:
+            observe.connections_refused.labels(self.name, error.reason).inc()
+            self._complaints.say(
+                self._log.info, "connection.handshake_failed", error.reason, peer=peer, error=str(error)
+            )
+            return
+        session = self._make_session(arrival.wire, arrival.node_id)
+        self._sessions[session] = (arrival.wire, Watch())
+        try:
+            await session.run()
+        finally:
+            del self._sessions[session]
+
+    async def _watch_deadlines(self) -> None:
         while True:
-            await asyncio.sleep(max(timeout_s / _SWEEPS_PER_IDLE_TIMEOUT, _MIN_SWEEP_S))
-            for session in list(self._sessions):
-                if session.idle_s() > timeout_s:
-                    session.close("idle", f"silent for {timeout_s} s")
+            await asyncio.sleep(interval_s(self._limits))
+            for number, (session, (wire, watch)) in enumerate(list(self._sessions.items())):
+                if number % _LOOKED_AT_ONCE == _LOOKED_AT_ONCE - 1:
+                    await asyncio.sleep(0)
+                now = time.monotonic()
+                sample = Sample(session.idle_s(), wire.frames_received, wire.in_frame, wire.unsent_s(now))
+                overdue = watch.judge(sample, self._limits, now)
+                if overdue is not None:
+                    session.close(*overdue)

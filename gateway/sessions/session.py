@@ -38,8 +38,6 @@ from protocol.reverse import LinkAttachRequest
 
 log = structlog.get_logger(__name__)
 
-# Kafka's connection.failed.authentication.delay.ms: guessing passwords is slow on every connection.
-_FAILED_AUTHENTICATION_DELAY_S: Final = 0.1
 # After a client has gone, what it sent without waiting for an answer may still be on its way to the broker.
 _FLUSH_UPSTREAM_S: Final = 5.0
 
@@ -92,8 +90,10 @@ class Session:
 
     async def run(self) -> None:
         """Serves the client until either side ends the connection, or it was handed over to a link."""
+        # The time that TLS took counts.
+        spent_s = time.monotonic() - self._wire.opened_monotonic
         late = asyncio.get_running_loop().call_later(
-            self._services.limits.authentication_timeout_ms / 1000, self._authentication_is_late
+            self._services.limits.authentication_timeout_ms / 1000 - spent_s, self._authentication_is_late
         )
         try:
             self._open()
@@ -250,7 +250,8 @@ class Session:
         try:
             step = await self._authenticator.take(header, frame)
         except AuthenticationRefused as refusal:
-            await asyncio.sleep(_FAILED_AUTHENTICATION_DELAY_S)
+            # As Kafka's connection.failed.authentication.delay.ms: guessing passwords is slow everywhere.
+            await asyncio.sleep(self._services.limits.authentication_failure_delay_ms / 1000)
             if refusal.body is not None and not self._wire.closed:
                 self._path.reply(header, refusal.body)
             raise SessionRefused("unauthenticated", str(refusal)) from None

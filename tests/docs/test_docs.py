@@ -22,7 +22,7 @@ from protocol.api_versions import table_markdown
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_ROW = re.compile(r"^\| `([a-z_.\[\]]+)` \| ([^|]+) \| (.+) \|$", re.MULTILINE)
+_ROW = re.compile(r"^\| `([a-z0-9_.\[\]]+)` \| ([^|]+) \| (.+) \|$", re.MULTILINE)
 
 
 def blocks(language: str) -> Iterator[tuple[str, str]]:

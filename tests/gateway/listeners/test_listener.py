@@ -161,6 +161,59 @@ async def test_the_connection_limit_closes_the_surplus_and_frees_with_the_others
             await wire.wait_closed()
 
 
+async def test_one_address_cannot_take_every_place_and_a_listener_may_have_a_limit_of_its_own() -> None:
+    async with (
+        listening(limits=LimitsConfig(max_connections_per_ip=2, max_connections=5), host="::") as (
+            listener,
+            _,
+        ),
+    ):
+        # Both are the same client, whichever family its packets have.
+        first, second = await connect(listener), await connect(listener, host="::ffff:127.0.0.1")
+        await first.read_frame(5)
+        await second.read_frame(5)
+        with capture_logs() as logs:
+            for _ in range(3):
+                await gone(await connect(listener))
+        assert [(line["event"], line["limit"], line["client"]) for line in logs] == [
+            ("connection.refused", "max_connections_per_ip", "127.0.0.1")
+        ]
+        other = await connect(listener, host="::1")
+        assert await other.read_frame(5) == b"None"
+        for wire in (first, second, other):
+            wire.close()
+            await wire.wait_closed()
+
+
+async def test_a_request_that_drips_is_not_waited_for() -> None:
+    async with listening(limits=LimitsConfig(frame_timeout_ms=300)) as (listener, made):
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.ports[None])
+        await reader.readexactly(8)
+        writer.write(b"\0\0\0\x64")
+        async with asyncio.timeout(10):
+            while not made[0].causes:
+                writer.write(b"x")
+                await asyncio.sleep(0.05)
+        assert made[0].causes[0] == "slow"
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def test_a_client_that_takes_nothing_is_closed() -> None:
+    async with listening(limits=LimitsConfig(frame_timeout_ms=300)) as (listener, made):
+        _, writer = await asyncio.open_connection("127.0.0.1", listener.ports[None], limit=1)
+        async with asyncio.timeout(10):
+            while not made:
+                await asyncio.sleep(0.01)
+            while not made[0].causes:
+                if not made[0].wire.closed:
+                    made[0].wire.write_frame(bytes(1 << 20))
+                await asyncio.sleep(0.02)
+        assert made[0].causes[0] == "slow"
+        writer.transport.abort()
+
+
 async def test_silent_clients_are_closed_and_busy_ones_are_not() -> None:
     async with listening(limits=LimitsConfig(idle_timeout_ms=200)) as (listener, made):
         silent, busy = await connect(listener, 7), await connect(listener, 4)
