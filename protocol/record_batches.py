@@ -52,6 +52,9 @@ class BatchView:
     Where the magic is not 2, only base_offset, batch_length, magic, size_bytes and raw mean anything.
     """
 
+    # Whether some of the records were put there by a link (`dense_batches`).
+    holds_fillers: Final = False
+
     __slots__ = (
         "_data",
         "_start",
@@ -184,32 +187,21 @@ def read_batches(records: memoryview | bytes | bytearray) -> Iterator[BatchView]
         position = end
 
 
-def hole(batch: BatchView, expected_offset: int) -> str | None:
-    """Why this batch cannot be appended verbatim at `expected_offset`; None if it can."""
+def is_plain(batch: BatchView, expected_offset: int) -> bool:
+    """Whether the batch can be appended at `expected_offset` as it is: no hole, no marker, no stamp.
+
+    A transaction does not matter here (`transactions`).
+    """
     # Nearly all batches are as this, with a codec and no flag: one of a single record has no time for more.
-    if (
+    return (
         batch.magic == MAGIC
         and batch.base_offset == expected_offset
         and batch.count == batch.last_offset_delta + 1
-        and 0 <= batch.attributes <= _LAST_CODEC
-    ):
-        return None
-    if batch.magic != MAGIC:
-        return f"the batch at {batch.base_offset} has the old message format v{batch.magic}"
-    if batch.base_offset != expected_offset:
-        return f"expected a batch at offset {expected_offset}, the source has one at {batch.base_offset}"
-    if batch.is_control:
-        return f"the batch at {batch.base_offset} is a transaction marker"
-    if batch.is_transactional:
-        return f"the batch at {batch.base_offset} is part of a transaction"
-    if batch.is_log_append_time:
-        return f"the batch at {batch.base_offset} is stamped LogAppendTime"
-    if batch.count != batch.last_offset_delta + 1:
-        offsets = batch.last_offset_delta + 1
-        return f"the batch at {batch.base_offset} has {batch.count} records for {offsets} offsets"
-    if batch.codec > _LAST_CODEC:
-        return f"the batch at {batch.base_offset} is compressed with the unknown codec {batch.codec}"
-    return None
+        and (
+            0 <= batch.attributes <= _LAST_CODEC
+            or (not batch.attributes & (CONTROL | LOG_APPEND_TIME) and batch.codec <= _LAST_CODEC)
+        )
+    )
 
 
 def rewrite_for_append(

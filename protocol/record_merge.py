@@ -3,12 +3,16 @@
 The records are the same afterwards: offset, timestamp, key, value and headers. Of a record's bytes only three
 numbers change: its length and its timestamp and offset deltas, which count from the merged batch's first
 record. What follows them is copied unread.
+
+Fillers are merged too; they must not be compressed, so that a gateway finds them on the way to a client.
+Where that would cost much, and there is no backlog, they stay alone.
 """
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from protocol.codecs import Codec, OutputTooLarge, compress, decompress
+from protocol.dense_batches import Piece
 from protocol.errors import DecodeError
 from protocol.record_batches import (
     CODEC_MASK,
@@ -23,6 +27,9 @@ from protocol.record_batches import (
 from protocol.varints import SHORT_VARINTS, encode_varint, read_varint, read_varlong
 
 SMALL_BATCH_BYTES: Final = 16 * 1024
+# Compressed batches above this are not stored uncompressed together with fillers, unless so many wait.
+_MIXED_BATCH_BYTES: Final = 4 * 1024
+_BACKLOG: Final = 32
 # Records that shrink better than this are rare and gain little from a merge.
 _MAX_EXPANSION: Final = 16
 _SHORT_LIMIT: Final = len(SHORT_VARINTS)
@@ -43,21 +50,39 @@ class Merged(NamedTuple):
     used: int
 
 
-def merge_limit(batches: Sequence[BatchView], max_bytes: int) -> int:
+def merge_limit(batches: Sequence[Piece], max_bytes: int) -> int:
     """How many of the first batches to merge: small ones, together up to `max_bytes`; 1: forward it."""
     total_bytes = 0
+    picky = len(batches) < _BACKLOG
+    fillers = compressed = False
     for index, batch in enumerate(batches):
         size_bytes = batch.size_bytes
         total_bytes += size_bytes
         if size_bytes > SMALL_BATCH_BYTES or total_bytes > max_bytes:
             return max(index, 1)
+        if picky:
+            fillers = fillers or batch.holds_fillers
+            compressed = compressed or (
+                size_bytes > _MIXED_BATCH_BYTES and bool(batch.attributes & CODEC_MASK)
+            )
+            if fillers and compressed:
+                return index
     return len(batches)
 
 
+def append_form(piece: Piece, producer_id: int, producer_epoch: int, base_sequence: int) -> bytearray:
+    """The batch to produce for one piece alone. Raises DecodeError, ValueError for a long run."""
+    if isinstance(piece, BatchView):
+        return rewrite_for_append(piece, producer_id, producer_epoch, base_sequence)
+    return piece.encode(producer_id, producer_epoch, base_sequence)
+
+
 def merge_batches(
-    batches: Sequence[BatchView], producer_id: int, producer_epoch: int, base_sequence: int, max_bytes: int
+    batches: Sequence[Piece], producer_id: int, producer_epoch: int, base_sequence: int, max_bytes: int
 ) -> Merged:
     """Merge consecutive batches whose CRCs were checked; uncompressed, unless all share a codec.
+
+    Fillers are never compressed.
 
     Where the result is above `max_bytes`, or what its inputs decompress to above 16 times that, half as many
     are merged, and so on; one left alone is rewritten verbatim, whatever its size. Raises DecodeError for
@@ -73,10 +98,10 @@ def merge_batches(
         if merged is not None:
             return Merged(merged, used)
         used //= 2
-    return Merged(rewrite_for_append(batches[0], producer_id, producer_epoch, base_sequence), 1)
+    return Merged(append_form(batches[0], producer_id, producer_epoch, base_sequence), 1)
 
 
-def _check_mergeable(batches: Sequence[BatchView]) -> None:
+def _check_mergeable(batches: Sequence[Piece]) -> None:
     expected_offset = batches[0].base_offset
     for batch in batches:
         if batch.magic != MAGIC or batch.attributes & (CONTROL | LOG_APPEND_TIME):
@@ -94,7 +119,7 @@ def _check_mergeable(batches: Sequence[BatchView]) -> None:
 
 
 def _merge(
-    batches: Sequence[BatchView], producer_id: int, producer_epoch: int, base_sequence: int, max_bytes: int
+    batches: Sequence[Piece], producer_id: int, producer_epoch: int, base_sequence: int, max_bytes: int
 ) -> bytearray | None:
     """None where a bound is passed."""
     try:
@@ -127,7 +152,7 @@ def _merge(
     )
 
 
-def _decompressed(batches: Sequence[BatchView], limit_bytes: int) -> list[bytes]:
+def _decompressed(batches: Sequence[Piece], limit_bytes: int) -> list[bytes]:
     sections = []
     for batch in batches:
         codec = batch.attributes & CODEC_MASK
@@ -140,9 +165,9 @@ def _decompressed(batches: Sequence[BatchView], limit_bytes: int) -> list[bytes]
     return sections
 
 
-def _compressed(batches: Sequence[BatchView], records: bytes) -> tuple[int, bytes]:
-    codecs = {batch.attributes & CODEC_MASK for batch in batches} - {Codec.NONE}
-    if len(codecs) == 1:
+def _compressed(batches: Sequence[Piece], records: bytes) -> tuple[int, bytes]:
+    codecs = {batch.codec for batch in batches} - {Codec.NONE}
+    if len(codecs) == 1 and not any(batch.holds_fillers for batch in batches):
         codec = codecs.pop()
         compressed = compress(codec, records)
         if len(compressed) < len(records):
@@ -157,7 +182,7 @@ def _first_timestamp_delta(section: bytes) -> int:
 
 
 def _move_batches(
-    batches: Sequence[BatchView], sections: Sequence[bytes], base_timestamp: int, parts: list[bytes]
+    batches: Sequence[Piece], sections: Sequence[bytes], base_timestamp: int, parts: list[bytes]
 ) -> None:
     """Add the records, with their deltas moved, to `parts`. Raises DecodeError; IndexError at an end."""
     moved = 0

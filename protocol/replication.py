@@ -25,6 +25,7 @@ _FETCH_HEAD = struct.Struct(">iiiibii")
 _FETCH_PARTITION = struct.Struct(">iiqqi")
 _FETCH_PARTITION_12 = struct.Struct(">iiqiqi")
 _PARTITION_HEAD = struct.Struct(">ihqqq")
+_ABORTED = struct.Struct(">qq")
 _NOTHING = memoryview(b"")
 
 
@@ -56,7 +57,8 @@ class FetchedPartition:
     high_watermark: int
     last_stable_offset: int
     log_start_offset: int
-    has_aborted_transactions: bool
+    # Producer id and first offset of each aborted transaction that has a part in `records`.
+    aborted_transactions: Sequence[tuple[int, int]]
     records: memoryview
 
 
@@ -116,11 +118,10 @@ def decode_fetch(version: int, body: memoryview) -> tuple[int, list[FetchedParti
 
 def _fetched(reader: "_Reader", topic: str | UUID, flexible: bool) -> FetchedPartition:
     index, error, high_watermark, last_stable_offset, log_start = _PARTITION_HEAD.unpack(reader.take(30))
-    aborted = False
+    aborted: list[tuple[int, int]] = []
     for _ in reader.items(flexible):
-        reader.take(16)
+        aborted.append(_ABORTED.unpack(reader.take(_ABORTED.size)))
         reader.tags(flexible)
-        aborted = True
     reader.take(4)
     records = reader.records(flexible)
     reader.tags(flexible)

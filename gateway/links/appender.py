@@ -17,14 +17,13 @@ from gateway.links.board import (
     drop,
     wait_for,
 )
-from gateway.links.partition import MirrorPartition, Phase
+from gateway.links.partition import MERGE_BYTES, MirrorPartition, Phase
 from gateway.links.sink import Appended, produce
 from gateway.state.records import MirrorTopicError
 from gateway.upstreams.cluster import Cluster
 from gateway.upstreams.connection import BrokerConnection
 from protocol.replication import ProduceTopic
 
-MERGE_BYTES: Final = 256 << 10
 REQUEST_BYTES: Final = 8 << 20
 PRODUCE_TIMEOUT_MS: Final = 10_000
 # A request that was under way when its connection was lost may still sit in the broker's queue.
@@ -38,7 +37,7 @@ REFUSED_FOR_GOOD: Final = {
     76: "UNSUPPORTED_COMPRESSION_TYPE",
     87: "INVALID_RECORD",
 }
-# The batch is larger than the topic's `max.message.bytes` or `segment.bytes`: a merged one is made smaller.
+# The batch is larger than the topic's `max.message.bytes` or `segment.bytes`: one of ours is made smaller.
 TOO_LARGE: Final = {10: "MESSAGE_TOO_LARGE", 18: "RECORD_LIST_TOO_LARGE"}
 
 
@@ -133,7 +132,7 @@ class Appender:
             return
         code, message = (answer.error_code, answer.message) if answer else (-1, "no answer for the partition")
         refused = REFUSED_FOR_GOOD.get(code)
-        if code in TOO_LARGE and p.merged:
+        if code in TOO_LARGE and p.divisible:
             p.merge_halvings += 1
         elif code in TOO_LARGE:
             refused = TOO_LARGE[code]

@@ -16,7 +16,7 @@ from gateway.links.board import (
     drop,
     wait_for,
 )
-from gateway.links.partition import MirrorPartition
+from gateway.links.partition import MERGE_BYTES, MirrorPartition
 from gateway.links.sink import EARLIEST, LATEST, OFFSET_OUT_OF_RANGE
 from gateway.links.source import fetch
 from gateway.state.records import MirrorTopicError
@@ -24,15 +24,19 @@ from gateway.upstreams.admin import list_offsets
 from gateway.upstreams.cluster import Cluster
 from gateway.upstreams.connection import BrokerConnection
 from gateway.upstreams.errors import KafkaError
+from protocol.codecs import Codec
+from protocol.dense_batches import FillerRun, densify
 from protocol.errors import DecodeError
-from protocol.record_batches import MAGIC, hole, read_batches
+from protocol.record_batches import MAGIC, is_plain, read_batches
 from protocol.replication import FetchedPartition, FetchPartition, FetchTopic
+from protocol.transactions import AbortedTransactions
 
 PARTITION_BYTES: Final = 2 << 20
 RESPONSE_BYTES: Final = 16 << 20
 QUEUE_BYTES: Final = 4 << 20
 BUFFER_BYTES: Final = 64 << 20
 CORRUPT_FETCHES: Final = 3
+ZSTD: Final = int(Codec.ZSTD)
 # A frame stays in memory as long as a batch of it is queued: what is a small part of one is copied.
 PINNED_PART: Final = 8
 
@@ -125,30 +129,52 @@ class Fetcher:
         p.failed_fetches = 0
         p.source_end = answer.last_stable_offset
         try:
-            self._queue(p, answer.records)
+            self._queue(p, answer)
         except DecodeError as error:
             self._corrupt(p, str(error))
         self._fail_at_obstacle(p)
         if p.destination_leader is not None:
             self._board.wake_append[p.destination_leader].set()
 
-    def _queue(self, p: MirrorPartition, records: memoryview) -> None:
-        for batch in read_batches(_unpinned(records)):
+    def _queue(self, p: MirrorPartition, answer: FetchedPartition) -> None:
+        aborted = AbortedTransactions(answer.aborted_transactions)
+        for batch in read_batches(_unpinned(answer.records)):
+            # In every response from its beginning on, also what precedes the offset that was asked for.
+            is_aborted = aborted.include(batch)
             if batch.next_offset <= p.fetch_offset:
                 continue
             if p.stop_offset is not None and batch.base_offset >= p.stop_offset:
+                self._fill(p, p.stop_offset)
                 break
             if batch.magic == MAGIC and not batch.verify_crc():
                 self._corrupt(p, f"the batch at offset {batch.base_offset} fails its checksum")
                 break
-            reason = hole(batch, p.fetch_offset)
-            if reason is not None:
-                v1 = batch.magic < 2
-                error = MirrorTopicError.UNSUPPORTED_MESSAGE_FORMAT if v1 else MirrorTopicError.ILLEGAL_STATE
-                p.obstacle = (error, f"partition {p.index}: this version cannot copy it exactly: {reason}")
+            if is_plain(batch, p.fetch_offset) and not is_aborted:
+                p.enqueue(batch)
+            elif not 0 <= batch.magic <= MAGIC or batch.codec > ZSTD:
+                what = f"message format v{batch.magic}, codec {batch.codec}"
+                where = f"partition {p.index}: the batch at offset {batch.base_offset}"
+                message = f"{where} is in a form that this version does not know: {what}"
+                p.obstacle = (MirrorTopicError.UNSUPPORTED_MESSAGE_FORMAT, message)
                 break
-            p.enqueue(batch)
+            else:
+                pieces = densify(
+                    batch,
+                    p.fetch_offset,
+                    p.last_timestamp,
+                    aborted=is_aborted,
+                    filler_key=p.mirror.record.filler_key,
+                    max_bytes=MERGE_BYTES >> p.merge_halvings,
+                )
+                for piece in pieces:
+                    p.enqueue(piece)
             p.corrupt_fetches = 0
+
+    def _fill(self, p: MirrorPartition, end: int) -> None:
+        """Fillers for what the source has no batch for."""
+        if end > p.fetch_offset:
+            key = p.mirror.record.filler_key
+            p.enqueue(FillerRun(p.fetch_offset, end - p.fetch_offset, p.last_timestamp, key))
 
     def _fail_at_obstacle(self, p: MirrorPartition) -> None:
         # What comes before it is appended first.
@@ -174,12 +200,10 @@ class Fetcher:
         now = time.monotonic()
         p.fetch_not_before = now + RETRY_DELAY_S * 2
         if start > p.fetch_offset:
-            message = (
-                f"partition {p.index}: the source's log starts at {start}, the mirror continues at "
-                f"{p.fetch_offset}; this version cannot copy exactly over what is missing"
-            )
-            p.obstacle = (MirrorTopicError.ILLEGAL_STATE, message)
-            self._fail_at_obstacle(p)
+            # What vanished before it was copied.
+            self._fill(p, start if p.stop_offset is None else min(start, p.stop_offset))
+            if p.destination_leader is not None:
+                self._board.wake_append[p.destination_leader].set()
         elif end < p.fetch_offset:
             p.out_of_range_since = p.out_of_range_since or now
             if now - p.out_of_range_since > BELIEF_S:

@@ -23,6 +23,7 @@ from gateway.state.records import MirrorStatus, MirrorTopicError
 from gateway.upstreams.cluster import Cluster
 from gateway.upstreams.connection import BrokerConnection
 from gateway.upstreams.errors import KafkaError
+from protocol.dense_batches import NO_TIMESTAMP
 from protocol.replication import FetchTopic
 
 
@@ -83,6 +84,7 @@ class LogCheck:
             # A consumer is not shown the tail before its replicas have it.
             p.not_before = time.monotonic() + RETRY_DELAY_S
             return
+        timestamp = NO_TIMESTAMP
         if log_end > 0:
             topic = FetchTopic(name, record.topic_id, [])
             batch = await tail_batch(connection, topic, p.index, log_end, timeout_s=REQUEST_TIMEOUT_S)
@@ -109,8 +111,9 @@ class LogCheck:
                 p.position = log_end - 1
                 self._board.wake_metadata.set()
                 return
+            timestamp = batch.max_timestamp
         if p.generation == generation and p.phase is Phase.DOUBT and p.mirror.running:
-            p.trust(log_end)
+            p.trust(log_end, timestamp)
             if p.source_leader is not None:
                 self._board.wake_fetch[p.source_leader].set()
             self._board.wake_append[node_id].set()

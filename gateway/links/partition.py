@@ -8,13 +8,18 @@ and its log is looked at before it is written to again.
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Final
 
 from gateway.links.sink import BARRIER_EPOCH, DATA_EPOCH, sequence_of
 from gateway.state.records import MirrorRecord, MirrorStatus, MirrorTopicError
+from protocol.dense_batches import LONGEST_RUN, NO_TIMESTAMP, FillerRun, Piece
 from protocol.errors import DecodeError
 from protocol.fillers import encode_filler_batch
 from protocol.record_batches import BatchView, turn_into_append
 from protocol.record_merge import merge_batches, merge_limit
+
+# What is put together, of small batches or of what is left of one with holes, is not above this.
+MERGE_BYTES: Final = 256 << 10
 
 
 class Phase(Enum):
@@ -66,14 +71,19 @@ class MirrorPartition:
     fetch_offset: int = 0
     source_leader: int | None = None
     destination_leader: int | None = None
-    queue: deque[BatchView] = field(default_factory=deque)
+    queue: deque[Piece] = field(default_factory=deque)
     queued_bytes: int = 0
+    # The timestamp of what comes before `fetch_offset`, for the fillers of a hole there.
+    last_timestamp: int = NO_TIMESTAMP
+    # The same of what comes before `position`.
+    appended_timestamp: int = NO_TIMESTAMP
     # Log end after the append that is under way, None if none is. It outlives a doubt: while the broker may
     # still be about to append, looking at the log proves nothing.
     sending: int | None = None
+    _sending_timestamp: int = NO_TIMESTAMP
     barrier_sent: bool = False
-    # Whether what is under way was merged, and by how many halvings merges are kept small.
-    merged: bool = False
+    # Whether what is under way could be made smaller, and by how many halvings it is.
+    divisible: bool = False
     merge_halvings: int = 0
     # Appends, and looks at the log, that were refused in a row.
     refusals: int = 0
@@ -116,12 +126,14 @@ class MirrorPartition:
         self.queue.clear()
         self.queued_bytes = 0
         self.fetch_offset = self.position
+        self.last_timestamp = self.appended_timestamp
         self.obstacle = None
         self.generation += 1
 
-    def trust(self, log_end: int) -> None:
-        """The log was looked at, ends here, and is ours."""
+    def trust(self, log_end: int, timestamp: int = NO_TIMESTAMP) -> None:
+        """The log was looked at, ends here, and is ours; the timestamp of its last batch."""
         self.phase = Phase.READY
+        self.appended_timestamp = timestamp
         self.position = log_end
         self.tail_missing_since = None
         self.failed_looks = 0
@@ -133,9 +145,17 @@ class MirrorPartition:
         if stop_offset is None or self.fetch_offset <= stop_offset:
             return
         while self.queue and self.queue[-1].base_offset >= stop_offset:
-            batch = self.queue.pop()
-            self.queued_bytes -= batch.size_bytes
-            self.fetch_offset = batch.base_offset
+            piece = self.queue.pop()
+            self.queued_bytes -= piece.size_bytes
+            self.fetch_offset = piece.base_offset
+        last = self.queue[-1] if self.queue else None
+        if isinstance(last, FillerRun) and last.next_offset > stop_offset:
+            self._replace(-1, last.split(stop_offset - last.base_offset)[0])
+            self.fetch_offset = stop_offset
+
+    def _replace(self, index: int, piece: Piece) -> None:
+        self.queued_bytes += piece.size_bytes - self.queue[index].size_bytes
+        self.queue[index] = piece
 
     def wants_fetch(self, now: float, queue_bytes: int) -> bool:
         """Whether the next fetch should ask for this partition."""
@@ -164,22 +184,24 @@ class MirrorPartition:
             and (bool(self.queue) or self.barrier_due)
         )
 
-    def enqueue(self, batch: BatchView) -> None:
-        """Take over a batch that continues at `fetch_offset`."""
-        self.queue.append(batch)
-        self.queued_bytes += batch.size_bytes
-        self.fetch_offset = batch.next_offset
+    def enqueue(self, piece: Piece) -> None:
+        """Take over what continues at `fetch_offset`."""
+        self.queue.append(piece)
+        self.queued_bytes += piece.size_bytes
+        self.fetch_offset = piece.next_offset
+        self.last_timestamp = piece.max_timestamp
 
     def take(self, max_batch_bytes: int, filler_key: bytes, now_ms: int) -> bytes | bytearray | memoryview:
         """The batch to append next, marked as under way: merged small ones, one untouched, or the barrier."""
         producer_id = self.mirror.record.producer_id
         self.barrier_sent = not self.queue
-        self.merged = False
+        self.divisible = False
         if self.barrier_sent:
             self.sending = self.position + 1
             return encode_filler_batch(filler_key, 1, now_ms, producer_id, BARRIER_EPOCH, 0)
         sequence = sequence_of(self.position)
         max_batch_bytes >>= self.merge_halvings
+        self._split_run()
         count = merge_limit(self.queue, max_batch_bytes)
         if count > 1:
             small = [self.queue[i] for i in range(count)]
@@ -190,17 +212,30 @@ class MirrorPartition:
                 pass
             else:
                 self._take(merged.used)
-                self.merged = merged.used > 1
+                self.divisible = merged.used > 1
                 return merged.batch
-        batch = self.queue[0]
+        piece = self.queue[0]
         self._take(1)
-        return turn_into_append(batch, producer_id, DATA_EPOCH, sequence)
+        if isinstance(piece, BatchView):
+            return turn_into_append(piece, producer_id, DATA_EPOCH, sequence)
+        self.divisible = piece.count > 1
+        return piece.encode(producer_id, DATA_EPOCH, sequence)
+
+    def _split_run(self) -> None:
+        run = self.queue[0]
+        most = max(1, LONGEST_RUN >> self.merge_halvings)
+        if isinstance(run, FillerRun) and run.count > most:
+            first, rest = run.split(most)
+            self._replace(0, rest)
+            self.queue.appendleft(first)
+            self.queued_bytes += first.size_bytes
 
     def _take(self, count: int) -> None:
         for _ in range(count):
-            batch = self.queue.popleft()
-            self.queued_bytes -= batch.size_bytes
-            self.sending = batch.next_offset
+            piece = self.queue.popleft()
+            self.queued_bytes -= piece.size_bytes
+            self.sending = piece.next_offset
+            self._sending_timestamp = piece.max_timestamp
 
     def appended(self) -> None:
         """The broker took what was under way, at `position`."""
@@ -208,5 +243,6 @@ class MirrorPartition:
             self.phase = Phase.DONE
         elif self.sending is not None:
             self.position = self.sending
+            self.appended_timestamp = self._sending_timestamp
         self.sending = None
         self.refusals = 0

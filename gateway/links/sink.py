@@ -123,7 +123,8 @@ def foreign_tail(batch: BatchView, producer_id: int, log_end: int) -> str | None
         return None
     if batch.producer_epoch != DATA_EPOCH:
         return f"the batch at offset {batch.base_offset} has producer epoch {batch.producer_epoch}"
-    end_sequence = sequence_of(batch.base_sequence + batch.count)
+    # Not the count: the cleaner of a compacted topic takes records out (`DefaultRecordBatch.lastSequence`).
+    end_sequence = sequence_of(batch.base_sequence + batch.last_offset_delta + 1)
     if end_sequence != sequence_of(log_end):
         return (
             f"the batch at offset {batch.base_offset} ends at sequence {end_sequence}, "

@@ -1,5 +1,6 @@
 """Two clusters, a gateway on each side, and the link between them, as the tests of links need them."""
 
+import base64
 import contextlib
 import json
 import os
@@ -208,10 +209,8 @@ class LinkLab:
         return dict(answer["data"][0])
 
     def end_of(self, cluster: KafkaCluster, topic: str, partitions: int) -> int:
-        """Sum of the high watermarks of a topic."""
-        return sum(
-            raw.high_watermark(topic, p) for p in range(partitions) for raw in [self.raw(cluster, topic, p)]
-        )
+        """Sum of the last stable offsets of a topic."""
+        return sum(self.raw(cluster, topic, p).last_stable_offset(topic, p) for p in range(partitions))
 
     def raw(self, cluster: KafkaCluster, topic: str, partition: int) -> RawBroker:
         """A raw connection to the partition's leader, closed with the lab."""
@@ -243,18 +242,41 @@ class LinkLab:
         except (OSError, Refused) as error:
             return str(error)
 
-    def compare(self, topic: str, partitions: int, *, ends: dict[int, int] | None = None) -> int:
-        """How many records are equal on both sides; AssertionError with the first difference."""
+    def compare(
+        self, topic: str, partitions: int, *, ends: dict[int, int] | None = None, compacted: bool = False
+    ) -> int:
+        """How many records are equal on both sides; AssertionError with the first differences."""
         equal = 0
         differences: list[Difference] = []
+        filler_key = self.filler_key(topic)
         for p in range(partitions):
             same, different = compare(
-                self.raw(self.source, topic, p), self.raw(self.destination, topic, p), topic, [p], ends=ends
+                self.raw(self.source, topic, p),
+                self.raw(self.destination, topic, p),
+                topic,
+                [p],
+                ends=ends,
+                filler_key=filler_key,
+                compacted=compacted,
             )
             equal += same
             differences += different
-        assert not differences, differences
+        assert not differences, f"{len(differences)} differences: {differences[:5]}"
         return equal
+
+    def state_of(self, topic: str) -> dict[str, Any]:
+        """The record of a mirror topic, as its gateway keeps it."""
+        found: dict[str, Any] = {}
+        key = json.dumps({"kind": "mirror", "name": topic}, separators=(",", ":")).encode()
+        records = self.raw(self.destination, "_causeway-state", 0).data("_causeway-state", 0).records
+        for record in records.values():
+            if record.key == key:
+                found = json.loads(record.value or b"{}")
+        return found
+
+    def filler_key(self, topic: str) -> bytes:
+        """The key of the fillers in a mirror topic."""
+        return base64.urlsafe_b64decode(self.state_of(topic)["filler_key"])
 
     # End.
 

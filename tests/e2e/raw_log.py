@@ -7,11 +7,19 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from protocol.record_batches import BatchView, read_batches
 from protocol.records import Record, iterate_records
-from protocol.replication import FetchPartition, FetchTopic, decode_fetch, encode_fetch
+from protocol.replication import (
+    READ_COMMITTED,
+    READ_UNCOMMITTED,
+    FetchedPartition,
+    FetchPartition,
+    FetchTopic,
+    decode_fetch,
+    encode_fetch,
+)
 
 FETCH_VERSION = 11
 
@@ -66,34 +74,92 @@ class RawBroker:
 
     def high_watermark(self, topic: str, partition: int) -> int:
         """Where the log ends for consumers."""
+        return self._offset(topic, partition, -1)
+
+    def last_stable_offset(self, topic: str, partition: int) -> int:
+        """Where the log ends for consumers of committed data."""
+        return self._offset(topic, partition, -1, READ_COMMITTED)
+
+    def _offset(self, topic: str, partition: int, timestamp: int, isolation: int = READ_UNCOMMITTED) -> int:
         name = topic.encode()
-        body = struct.pack(">ibi", -1, 0, 1) + struct.pack(">h", len(name)) + name
-        answer = self.call(2, 5, body + struct.pack(">iiiq", 1, partition, -1, -1))
+        body = struct.pack(">ibi", -1, isolation, 1) + struct.pack(">h", len(name)) + name
+        answer = self.call(2, 5, body + struct.pack(">iiiq", 1, partition, -1, timestamp))
         error, _, offset = struct.unpack_from(">hqq", answer, len(answer) - 22)
         if error:
             raise RuntimeError(f"{topic}-{partition}: error {error}")
         return int(offset)
 
+    def _fetch(self, topic: str, partition: int, offset: int, isolation_level: int) -> FetchedPartition:
+        wanted = FetchTopic(topic, None, [FetchPartition(partition, offset, 8 << 20)])
+        body = encode_fetch(
+            FETCH_VERSION,
+            [wanted],
+            max_wait_ms=0,
+            min_bytes=0,
+            max_bytes=8 << 20,
+            isolation_level=isolation_level,
+        )
+        error, answers = decode_fetch(FETCH_VERSION, self.call(1, FETCH_VERSION, body))
+        if error or answers[0].error_code:
+            raise RuntimeError(f"{topic}-{partition} at {offset}: error {error or answers[0].error_code}")
+        return answers[0]
+
     def batches(self, topic: str, partition: int, start: int = 0) -> Iterator[BatchView]:
         """Every batch from `start` to the high watermark."""
         offset = start
         while True:
-            wanted = FetchTopic(topic, None, [FetchPartition(partition, offset, 8 << 20)])
-            body = encode_fetch(
-                FETCH_VERSION, [wanted], max_wait_ms=0, min_bytes=0, max_bytes=8 << 20, isolation_level=0
-            )
-            error, answers = decode_fetch(FETCH_VERSION, self.call(1, FETCH_VERSION, body))
-            answer = answers[0]
-            if error or answer.error_code:
-                raise RuntimeError(f"{topic}-{partition} at {offset}: error {error or answer.error_code}")
+            answer = self._fetch(topic, partition, offset, READ_UNCOMMITTED)
             for batch in read_batches(answer.records):
                 if batch.next_offset <= offset:
                     continue
                 assert batch.verify_crc(), f"{topic}-{partition}: batch at {batch.base_offset} fails its CRC"
                 yield batch
                 offset = batch.next_offset
-            if offset >= answer.high_watermark:
+            if offset >= answer.high_watermark or not answer.records:
                 return
+
+    def log_start(self, topic: str, partition: int) -> int:
+        """Where the log begins."""
+        return self._offset(topic, partition, -2)
+
+    def data(self, topic: str, partition: int, filler_key: bytes | None = None) -> Data:
+        """What a consumer of committed data would be given, and what it would not, of the whole log.
+
+        Reading follows KIP-98, by code of its own. Records with the filler key are no data.
+        """
+        found = Data({}, set(), set(), self.log_start(topic, partition), 0)
+        offset = found.start
+        while True:
+            answer = self._fetch(topic, partition, offset, READ_COMMITTED)
+            spans = sorted(answer.aborted_transactions, key=lambda each: each[1])
+            aborting: dict[int, int] = {}
+            moved = False
+            for batch in read_batches(answer.records):
+                for producer_id, first in spans:
+                    if first <= batch.base_offset + batch.last_offset_delta:
+                        aborting.setdefault(producer_id, first)
+                if batch.next_offset <= offset:
+                    continue
+                moved = True
+                offset = batch.next_offset
+                if batch.is_control:
+                    spans = [
+                        span for span in spans if span[0] != batch.producer_id or span[1] > batch.base_offset
+                    ]
+                    aborting.pop(batch.producer_id, None)
+                    continue
+                dropped = batch.is_transactional and batch.producer_id in aborting
+                for record in iterate_records(batch):
+                    if record.offset < found.start:
+                        continue
+                    if dropped:
+                        found.aborted.add(record.offset)
+                    elif filler_key is not None and record.key == filler_key:
+                        found.fillers.add(record.offset)
+                    else:
+                        found.records[record.offset] = record
+            if not moved:
+                return found._replace(end=max(offset, answer.last_stable_offset))
 
     def records(self, topic: str, partition: int, start: int = 0) -> Iterator[Record]:
         """Every record from `start` to the high watermark."""
@@ -101,14 +167,29 @@ class RawBroker:
             yield from iterate_records(batch)
 
 
+class Data(NamedTuple):
+    """The log of a partition: its records by offset, and which offsets hold something else."""
+
+    records: dict[int, Record]
+    aborted: set[int]
+    fillers: set[int]
+    start: int
+    end: int
+
+
 @dataclass(frozen=True)
 class Difference:
-    """The first place where two partitions are not the same."""
+    """A place where two partitions are not the same.
 
+    `kind`: lost, shifted (it is there at another offset), altered, repeated (it was there before),
+    resurrected (of an aborted transaction), early (not committed yet), invented, or start (of the log).
+    """
+
+    kind: str
     partition: int
     offset: int
-    source: Record | None
-    mirror: Record | None
+    source: Record | None = None
+    mirror: Record | None = None
 
 
 def compare(
@@ -118,26 +199,66 @@ def compare(
     partitions: Iterable[int],
     *,
     ends: dict[int, int] | None = None,
+    filler_key: bytes | None = None,
+    compacted: bool = False,
 ) -> tuple[int, list[Difference]]:
     """Compare offset, key, value, headers and timestamp of every record; how many were equal, what was not.
 
-    `ends` cuts the mirror before its barrier.
+    Both sides are read below any client and gateway. `ends` cuts the mirror, as before its barrier. Where
+    both sides are compacted the newest record of each key is compared, and every record that both have.
     """
     equal = 0
     differences: list[Difference] = []
     for partition in partitions:
-        theirs = source.records(topic, partition)
-        ours = (r for r in mirror.records(topic, partition) if ends is None or r.offset < ends[partition])
-        while True:
-            a, b = next(theirs, None), next(ours, None)
-            if a is None and b is None:
-                break
-            if a != b:
-                offset = (a or b).offset  # type: ignore[union-attr]  # one of them is a record
-                differences.append(Difference(partition, offset, a, b))
-                break
-            equal += 1
+        theirs = source.data(topic, partition)
+        ours = mirror.data(topic, partition, filler_key)
+        if ends is not None:
+            kept = {o: record for o, record in ours.records.items() if o < ends[partition]}
+            ours = ours._replace(records=kept)
+        if ours.start != theirs.start:
+            found = Record(theirs.start, 0, None, None), Record(ours.start, 0, None, None)
+            differences.append(Difference("start", partition, ours.start, *found))
+        mine = list(_differences(partition, theirs, ours, compacted))
+        differences += mine
+        equal += len(theirs.records.keys() & ours.records.keys()) - sum(d.kind == "altered" for d in mine)
     return equal, differences
+
+
+def _differences(partition: int, theirs: Data, ours: Data, compacted: bool) -> Iterator[Difference]:
+    places: dict[tuple[object, ...], int] = {_content(r): o for o, r in theirs.records.items()}
+    mirrored = {_content(r) for r in ours.records.values()} if not compacted else set()
+    wanted = _newest(theirs) if compacted else theirs.records
+    for offset, record in wanted.items():
+        if offset not in ours.records:
+            kind = "shifted" if _content(record) in mirrored else "lost"
+            yield Difference(kind, partition, offset, record)
+    stale = set(ours.records) - set(_newest(ours).keys()) if compacted else set()
+    for offset, record in ours.records.items():
+        source = theirs.records.get(offset)
+        if source == record:
+            continue
+        if source is not None:
+            yield Difference("altered", partition, offset, source, record)
+        elif offset in theirs.aborted:
+            yield Difference("resurrected", partition, offset, None, record)
+        elif offset >= theirs.end:
+            yield Difference("early", partition, offset, None, record)
+        elif not compacted:
+            kind = "repeated" if _content(record) in places else "invented"
+            yield Difference(kind, partition, offset, None, record)
+        elif offset not in stale and record.value is not None:
+            # The source's cleaner is ahead; but what is newest here was superseded there, or is lost.
+            yield Difference("invented", partition, offset, None, record)
+
+
+def _content(record: Record) -> tuple[object, ...]:
+    return record.timestamp, record.key, record.value, record.headers
+
+
+def _newest(data: Data) -> dict[int, Record]:
+    """The newest record of every key, without those that say that the key is gone."""
+    newest = {record.key: offset for offset, record in sorted(data.records.items())}
+    return {o: data.records[o] for o in newest.values() if data.records[o].value is not None}
 
 
 def identical_sections(source: RawBroker, mirror: RawBroker, topic: str, partition: int) -> tuple[int, int]:

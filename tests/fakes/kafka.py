@@ -20,7 +20,7 @@ from gateway.upstreams.metadata import nested_class
 from protocol.api_keys import ApiKey
 from protocol.headers import RequestHeader
 from protocol.messages import decode_request, response_class
-from protocol.record_batches import BatchView, read_batches
+from protocol.record_batches import ATTRIBUTES_OFFSET, BatchView, read_batches, seal
 from protocol.records import Record, build_batch
 from tests.fakes.broker import VERSIONS, Answer, FakeBroker
 
@@ -43,6 +43,8 @@ class Log:
     garbage: bytes = b""
     # Of the producer ids, epoch and next sequence number.
     producers: dict[int, tuple[int, int]] = field(default_factory=dict)
+    # Producer id, first and last offset of every aborted transaction.
+    aborted: list[tuple[int, int, int]] = field(default_factory=list)
     remembers: bool = True
     # Error codes to answer with, one per request.
     fetch_errors: deque[int] = field(default_factory=deque)
@@ -77,6 +79,13 @@ class Log:
             base = self.end
             records = [Record(i, 1_000 + base + i, b"k%d" % (base + i), bytes(size)) for i in range(count)]
             self.append(build_batch(records, **attributes))
+
+    def write_unknown(self, count: int = 1) -> None:
+        """Appends a batch with a codec that Kafka does not have: nobody can copy it."""
+        batch = bytearray(build_batch([Record(i, 1_000, b"k", b"v") for i in range(count)]))
+        batch[ATTRIBUTES_OFFSET + 1] |= 7
+        seal(batch)
+        self.append(batch)
 
     def produce(self, batch: BatchView) -> tuple[int, int]:
         """Error code and base offset of an append by a client."""
@@ -291,7 +300,11 @@ class FakeKafka(FakeBroker):
             if log is not None and known
             else -1,
             log_start_offset=log.start if log is not None and known else -1,
-            aborted_transactions=None,
+            aborted_transactions=tuple(
+                nested_class(response, "AbortedTransaction")(producer_id=pid, first_offset=first)
+                for pid, first, last in (log.aborted if log is not None and isolation else ())
+                if p.fetch_offset <= last
+            ),
             preferred_read_replica=-1,
             records=records,
         )

@@ -12,7 +12,7 @@ from protocol.errors import DecodeError
 from protocol.record_batches import (
     BatchView,
     encode_batch,
-    hole,
+    is_plain,
     read_batches,
     rewrite_for_append,
     turn_into_append,
@@ -45,7 +45,7 @@ def test_batches_of_real_producers(name: str) -> None:
     ]
     assert {batch.codec for batch in batches} == {CODECS.index(name.rpartition("-")[2])}
     assert all(batch.verify_crc() for batch in batches)
-    assert [hole(batch, offset) for batch, offset in zip(batches, (0, 1, 7), strict=True)] == [None] * 3
+    assert all(is_plain(batch, offset) for batch, offset in zip(batches, (0, 1, 7), strict=True))
     assert b"".join(batch.raw for batch in batches) == RAW[name]
     assert [batch.size_bytes for batch in batches] == [len(batch.raw) for batch in batches]
     assert [bytes(batch.raw[61:]) for batch in batches] == [bytes(batch.records) for batch in batches]
@@ -63,31 +63,32 @@ def test_a_transaction() -> None:
     commit, aborted, abort = captured("librdkafka-transactions")
     assert [batch.is_control for batch in (commit, aborted, abort)] == [True, False, True]
     assert all(batch.is_transactional and not batch.is_log_append_time for batch in (commit, aborted, abort))
-    assert hole(commit, 1) == "the batch at 1 is a transaction marker"
-    assert hole(aborted, 2) == "the batch at 2 is part of a transaction"
+    assert not is_plain(commit, 1)
+    assert is_plain(aborted, 2), "whether it was aborted is not seen from the batch"
 
 
 def test_log_append_time() -> None:
     (batch,) = captured("librdkafka-log-append-time")
     assert batch.is_log_append_time
-    assert hole(batch, 0) == "the batch at 0 is stamped LogAppendTime"
+    assert not is_plain(batch, 0)
 
 
 @pytest.mark.parametrize(
-    ("data", "expected", "reason"),
+    ("data", "expected", "plain"),
     [
-        (ONE, 5, None),
-        (ONE, 4, "expected a batch at offset 4, the source has one at 5"),
-        (ONE, 6, "expected a batch at offset 6, the source has one at 5"),
-        (build_batch([Record(5, 0, None, None), Record(7, 0, None, None)]), 5, "2 records for 3 offsets"),
-        (patched(ONE, ">i", 57, 0), 5, "0 records for 1 offsets"),
-        (patched(ONE, ">h", 21, 5), 5, "unknown codec 5"),
-        (LEGACY_V1, 7, "old message format v1"),
+        (ONE, 5, True),
+        (ONE, 4, False),
+        (ONE, 6, False),
+        (build_batch([Record(5, 0, None, None), Record(7, 0, None, None)]), 5, False),
+        (patched(ONE, ">i", 57, 0), 5, False),
+        (patched(ONE, ">h", 21, 5), 5, False),
+        (patched(ONE, ">h", 21, 0x44), 5, True),
+        (patched(ONE, ">h", 21, 0x45), 5, False),
+        (LEGACY_V1, 7, False),
     ],
 )
-def test_hole(data: bytes, expected: int, reason: str | None) -> None:
-    found = hole(only(data), expected)
-    assert found is reason is None or (found and reason and reason in found)
+def test_plain(data: bytes, expected: int, plain: bool) -> None:
+    assert is_plain(only(data), expected) is plain
 
 
 def test_a_batch_cut_anywhere_is_left_out() -> None:
@@ -144,7 +145,7 @@ def test_other_magics_have_a_view_and_are_walked_over(magic: int) -> None:
     old, new = read_batches(legacy + ONE)
     assert (old.magic & 0xFF, old.base_offset, old.size_bytes) == (magic, 7, len(LEGACY_V1))
     assert old.raw == legacy
-    assert "old message format" in str(hole(old, 7)) or magic > 2
+    assert not is_plain(old, 7)
     assert new.raw == ONE
 
 
@@ -164,7 +165,7 @@ def test_mutated_batches(data: st.DataObject) -> None:
 def _never_fails_otherwise(data: bytes | bytearray) -> None:
     with suppress(DecodeError):
         for batch in read_batches(data):
-            hole(batch, 0)
+            is_plain(batch, 0)
             batch.verify_crc()
             assert 0 < len(batch.raw) == batch.size_bytes <= len(data)
 

@@ -1,5 +1,6 @@
 """Merging: the records stay what they were, whatever their batches; bounds and broken input."""
 
+import random
 import struct
 from collections import deque
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.codecs import Codec, compress
+from protocol.dense_batches import FillerRun
 from protocol.errors import DecodeError
 from protocol.record_batches import BatchView, encode_batch, read_batches, rewrite_for_append
 from protocol.record_merge import SMALL_BATCH_BYTES, merge_batches, merge_limit
@@ -322,3 +324,24 @@ def test_merge_limit() -> None:
     assert merge_limit(deque([small, smaller, just_small]), LARGE) == 3
     total = small.size_bytes + smaller.size_bytes
     assert [merge_limit([small, smaller], limit) for limit in (total, total - 1)] == [2, 1]
+
+
+def filler(offset: int, count: int = 1) -> FillerRun:
+    return FillerRun(offset, count, 1_000, bytes(range(16)))
+
+
+def test_fillers_are_merged_uncompressed() -> None:
+    (first,) = singles(b"a" * 900, codec=Codec.ZSTD)
+    merged, used = merge_batches([first, filler(1), filler(2, 3)], 7, 0, 0, LARGE)
+    (batch,) = read_batches(merged)
+    assert (used, batch.codec, batch.count) == (3, Codec.NONE, 5)
+    assert [r.value for r in iterate_records(batch)] == [b"a" * 900, None, None, None, None]
+
+
+def test_large_compressed_batches_are_not_mixed_with_fillers_without_a_backlog() -> None:
+    (data,) = singles(random.Random(1).randbytes(6_000), codec=Codec.ZSTD)
+    (plain,) = singles(bytes(6_000))
+    assert merge_limit([data, filler(1)], LARGE) == 1
+    assert merge_limit([filler(0), data], LARGE) == 1
+    assert merge_limit([plain, filler(1)], LARGE) == 2
+    assert merge_limit([data, *[filler(1 + i) for i in range(40)]], LARGE) == 41

@@ -89,7 +89,7 @@ def test_fetch_response_of_kio(version: int, records: bytes | None, aborted: boo
     assert p.topic == (TOPIC_ID if version == 13 else "orders")
     assert (p.partition, p.error_code) == (3, 0)
     assert (p.high_watermark, p.last_stable_offset, p.log_start_offset) == (20, 18, 2)
-    assert p.has_aborted_transactions is aborted
+    assert p.aborted_transactions == ([(1, 4)] if aborted else [])
     assert bytes(p.records) == (records or b"")
 
 

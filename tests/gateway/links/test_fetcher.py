@@ -15,7 +15,10 @@ from gateway.links.fetcher import Fetcher
 from gateway.links.partition import MirrorPartition
 from gateway.state.records import MirrorStatus, MirrorTopicError
 from protocol.api_keys import ApiKey
-from tests.fakes.kafka import NO_ANSWER, FakeKafka
+from protocol.dense_batches import FillerRun, Section
+from protocol.record_batches import BatchView
+from protocol.records import Record, build_batch
+from tests.fakes.kafka import NO_ANSWER, FakeKafka, Log
 from tests.gateway.links.lab import LinkLab, hurry, link_lab, until
 
 
@@ -37,6 +40,13 @@ def fetches(lab: LinkLab) -> list[Any]:
 def queued(p: MirrorPartition) -> list[int]:
     """Base offsets of what is queued."""
     return [batch.base_offset for batch in p.queue]
+
+
+def raw(p: MirrorPartition) -> memoryview:
+    """The bytes of what is queued first."""
+    batch = p.queue[0]
+    assert isinstance(batch, BatchView)
+    return batch.raw
 
 
 def hold_fetch(lab: LinkLab) -> tuple[asyncio.Event, asyncio.Event]:
@@ -142,9 +152,9 @@ async def test_a_small_part_of_a_frame_does_not_keep_the_frame() -> None:
         await asked.wait()
         release.set()
         await until(lambda: small.queue and large.queue)
-        pinned = memoryview(small.queue[0].raw.obj).nbytes
+        pinned = memoryview(raw(small).obj).nbytes
         assert pinned <= module.PINNED_PART * small.queue[0].size_bytes
-        frame = memoryview(large.queue[0].raw.obj).nbytes
+        frame = memoryview(raw(large).obj).nbytes
         assert frame > large.queue[0].size_bytes, "what fills the frame is not copied"
 
 
@@ -189,43 +199,24 @@ async def test_an_answer_to_an_older_fetch_is_dropped(change: str) -> None:
 # --- what cannot be copied ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("attributes", "reason"),
-    [
-        ({"transactional": True, "producer_id": 1, "producer_epoch": 0}, "part of a transaction"),
-        ({"log_append_time": True}, "LogAppendTime"),
-    ],
-)
-async def test_an_obstacle_fails_the_mirror(attributes: dict[str, Any], reason: str) -> None:
+async def test_an_obstacle_fails_the_mirror() -> None:
     async with link_lab() as lab:
-        lab.mirror()[0].write(2, **attributes)
-        trusted(lab)
-        start(lab)
-        error, text = await lab.failure()
-        assert error is MirrorTopicError.ILLEGAL_STATE
-        assert "partition 0: this version cannot copy it exactly" in text
-        assert reason in text
-
-
-async def test_the_old_message_format_has_a_code_of_its_own() -> None:
-    async with link_lab() as lab:
-        here = lab.mirror()
-        here[0].write(1)
-        old = bytearray(here[0].batches[0])
-        old[16] = 1
-        here[0].batches[0] = bytes(old)
+        lab.mirror()[0].write_unknown(2)
         trusted(lab)
         start(lab)
         error, text = await lab.failure()
         assert error is MirrorTopicError.UNSUPPORTED_MESSAGE_FORMAT
-        assert "format v1" in text
+        assert text == (
+            "partition 0: the batch at offset 0 is in a form that this version does not know: "
+            "message format v2, codec 7"
+        )
 
 
 async def test_what_precedes_an_obstacle_is_queued_and_nothing_more_is_fetched() -> None:
     async with link_lab() as lab:
         here = lab.mirror()
         here[0].write(2, 3)
-        here[0].write(1, log_append_time=True)
+        here[0].write_unknown(1)
         p = trusted(lab)
         start(lab)
         await until(lambda: p.obstacle is not None)
@@ -244,22 +235,102 @@ async def test_an_obstacle_waits_for_the_append_under_way() -> None:
         start(lab)
         await until(lambda: p.queue)
         p.take(1 << 20, bytes(16), 0)
-        here[0].write(1, log_append_time=True)
+        here[0].write_unknown(1)
         await until(lambda: p.obstacle is not None)
         assert p.mirror.failure is None
 
 
-async def test_a_hole_between_batches_is_an_obstacle() -> None:
+def contents(p: MirrorPartition) -> list[tuple[type, int, int, int]]:
+    """What is queued: its form, where it begins, how many offsets it has, its timestamp."""
+    return [
+        (type(each), each.base_offset, each.last_offset_delta + 1, each.max_timestamp) for each in p.queue
+    ]
+
+
+async def test_a_hole_between_batches_is_filled() -> None:
     async with link_lab() as lab:
         here = lab.mirror()
         here[0].write(2, 3, 1)
         del here[0].batches[1]
         p = trusted(lab)
         start(lab)
-        await until(lambda: p.obstacle is not None)
-        assert queued(p) == [0]
-        assert p.obstacle is not None
-        assert "expected a batch at offset 2, the source has one at 5" in p.obstacle[1]
+        await until(lambda: p.fetch_offset == 6)
+        assert contents(p) == [
+            (BatchView, 0, 2, 1_001),
+            (FillerRun, 2, 3, 1_001),
+            (Section, 5, 1, 1_005),
+        ]
+
+
+async def test_a_hole_after_a_start_has_the_timestamp_of_what_is_there() -> None:
+    async with link_lab() as lab:
+        here = lab.mirror()
+        here[0].write(2, 3, 1)
+        del here[0].batches[1]
+        p = lab.on_board()
+        p.trust(2, 77)
+        start(lab)
+        await until(lambda: p.fetch_offset == 6)
+        assert contents(p)[0] == (FillerRun, 2, 3, 77)
+
+
+def transaction(log: Log, producer_id: int, count: int, kind: int) -> None:
+    """A whole transaction, with its marker; type 0 aborts it."""
+    first = log.end
+    log.write(count, transactional=True, producer_id=producer_id, producer_epoch=0)
+    log.append(marker(producer_id, kind))
+    if kind == 0:
+        log.aborted.append((producer_id, first, log.end - 1))
+
+
+def marker(producer_id: int, kind: int) -> bytes:
+    record = Record(0, 500, bytes(2) + kind.to_bytes(2), bytes(6))
+    return build_batch([record], producer_id=producer_id, producer_epoch=0, transactional=True, control=True)
+
+
+async def test_transactions() -> None:
+    async with link_lab() as lab:
+        (log,) = lab.mirror()
+        transaction(log, 7, 2, 1)
+        transaction(log, 7, 3, 0)
+        transaction(log, 8, 1, 1)
+        p = trusted(lab)
+        start(lab)
+        await until(lambda: p.fetch_offset == log.end)
+        assert contents(p) == [
+            (BatchView, 0, 2, 1_001),
+            (FillerRun, 2, 1, 500),
+            *((FillerRun, 3 + i, 1, 1_003 + i) for i in range(3)),
+            (FillerRun, 6, 1, 500),
+            (BatchView, 7, 1, 1_007),
+            (FillerRun, 8, 1, 500),
+        ]
+
+
+async def test_an_aborted_transaction_that_is_fetched_from_within() -> None:
+    async with link_lab() as lab:
+        (log,) = lab.mirror()
+        for _ in range(3):
+            log.write(2, transactional=True, producer_id=7, producer_epoch=0)
+        log.append(marker(7, 0))
+        log.aborted.append((7, 0, 6))
+        log.from_start = True
+        p = trusted(lab, at=3)
+        start(lab)
+        await until(lambda: p.fetch_offset == 7)
+        assert [each[:3] for each in contents(p)] == [(FillerRun, o, 1) for o in range(3, 7)]
+
+
+async def test_the_aborted_are_of_one_response() -> None:
+    async with link_lab() as lab:
+        (log,) = lab.mirror()
+        transaction(log, 7, 1, 0)
+        p = trusted(lab)
+        start(lab)
+        await until(lambda: p.fetch_offset == 2)
+        transaction(log, 7, 1, 1)
+        await until(lambda: p.fetch_offset == 4)
+        assert contents(p)[2] == (BatchView, 2, 1, 1_002)
 
 
 def flip(lab: LinkLab, index: int, times: int) -> None:
@@ -285,7 +356,7 @@ async def test_a_corrupt_batch_is_fetched_again(monkeypatch: pytest.MonkeyPatch)
         start(lab)
         await until(lambda: p.fetch_offset == 5)
         assert queued(p) == [0, 2]
-        assert all(batch.verify_crc() for batch in p.queue)
+        assert all(isinstance(batch, BatchView) and batch.verify_crc() for batch in p.queue)
         assert p.corrupt_fetches == 0
 
 
@@ -352,29 +423,38 @@ async def test_a_corrupt_header_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) 
 # --- offsets that are out of range --------------------------------------------------------------------
 
 
-async def test_a_log_that_starts_behind_the_mirror_is_an_obstacle() -> None:
+async def test_what_vanished_before_it_was_copied_is_filled() -> None:
     async with link_lab() as lab:
         here = lab.mirror()
         here[0].write(5, 5)
         here[0].start = 5
-        trusted(lab)
+        p = trusted(lab, at=2)
         start(lab)
-        error, text = await lab.failure()
-        assert error is MirrorTopicError.ILLEGAL_STATE
-        assert "the source's log starts at 5, the mirror continues at 0" in text
+        await until(lambda: p.fetch_offset == 10)
+        assert contents(p) == [(FillerRun, 2, 3, -1), (BatchView, 5, 5, 1_009)]
 
 
-async def test_even_then_what_is_queued_is_appended_first() -> None:
+async def test_what_vanished_is_filled_up_to_the_end_of_the_mirror() -> None:
     async with link_lab() as lab:
-        here = lab.mirror()
-        here[0].write(2)
-        p = trusted(lab)
+        here = lab.mirror(status=MirrorStatus.PENDING_STOPPED, stop_offsets={0: 4})
+        here[0].write(5, 5)
+        here[0].start = 5
+        p = trusted(lab, at=2)
         start(lab)
         await until(lambda: p.queue)
-        here[0].write(3, 3)
-        here[0].start = 5
-        await until(lambda: p.obstacle is not None)
-        assert p.mirror.failure is None
+        await asyncio.sleep(0.05)
+        assert contents(p) == [(FillerRun, 2, 2, -1)]
+
+
+async def test_a_hole_at_the_end_of_the_mirror() -> None:
+    async with link_lab() as lab:
+        here = lab.mirror(status=MirrorStatus.PENDING_STOPPED, stop_offsets={0: 4})
+        here[0].write(2, 3, 1)
+        del here[0].batches[1]
+        p = trusted(lab)
+        start(lab)
+        await until(lambda: p.fetch_offset == 4)
+        assert contents(p) == [(BatchView, 0, 2, 1_001), (FillerRun, 2, 2, 1_001)]
 
 
 async def test_a_log_that_ends_before_the_mirror_is_believed_after_a_while(

@@ -408,7 +408,7 @@ async def test_force_fails_them_over(lab: LinksLab) -> None:
     await lab.make_link()
     for name in ("active", "paused", "promoted"):
         await lab.make_mirror(name)
-    lab.other.create("failed").logs[0].write(1, log_append_time=True)
+    lab.other.create("failed").logs[0].write_unknown(1)
     await lab.make_mirror("failed", mirrored=False)
     await lab.becomes(MirrorStatus.FAILED, "failed")
     await lab.alter("pause", "paused")

@@ -587,12 +587,12 @@ async def test_a_failover_while_the_end_of_a_promote_is_asked_for(lab: LinksLab)
 
 
 async def test_a_failure_is_kept_with_its_reason(lab: LinksLab) -> None:
-    lab.other.create("t").logs[0].write(2, log_append_time=True)
+    lab.other.create("t").logs[0].write_unknown(2)
     await lab.make_mirror(mirrored=False)
     await lab.becomes(MirrorStatus.FAILED)
     failed = lab.store.state.mirrors["t"]
-    assert failed.error is MirrorTopicError.ILLEGAL_STATE
-    assert "LogAppendTime" in str(failed.error_message)
+    assert failed.error is MirrorTopicError.UNSUPPORTED_MESSAGE_FORMAT
+    assert "codec 7" in str(failed.error_message)
     result = await lab.alter("failover")
     assert result.error_message == "Topic 't' is FAILED: failover is not possible."
 

@@ -2,9 +2,10 @@
 
 import pytest
 
-from gateway.links.partition import Mirror, MirrorPartition, Phase
+from gateway.links.partition import MERGE_BYTES, Mirror, MirrorPartition, Phase
 from gateway.links.sink import foreign_tail, sequence_of
 from gateway.state.records import MirrorRecord, MirrorStatus
+from protocol.dense_batches import FillerRun
 from protocol.record_batches import BatchView, read_batches
 from protocol.records import Record, build_batch, iterate_records
 
@@ -137,11 +138,11 @@ def test_a_merge_that_was_too_large_is_made_smaller() -> None:
     size = batch(0, 1).size_bytes
     p.merge_halvings = 1
     assert view(p.take(size * 8, KEY, 0)).count == 4
-    assert p.merged
+    assert p.divisible
     p.appended()
     p.merge_halvings = 3
     assert view(p.take(size * 8, KEY, 0)).count == 1
-    assert not p.merged
+    assert not p.divisible
 
 
 def test_what_is_beyond_a_decided_end_is_dropped() -> None:
@@ -286,3 +287,50 @@ def test_a_foreign_tail_is_named() -> None:
 
 def test_the_barrier_is_ours() -> None:
     assert foreign_tail(own_tail(30, count=1, epoch=1), PID, 30) is None
+
+
+def test_a_long_run_goes_in_parts() -> None:
+    p = partition()
+    p.trust(0)
+    p.enqueue(FillerRun(0, 25_000, 99, KEY))
+    p.enqueue(batch(25_000, 1))
+    sizes = []
+    while p.queue:
+        sent = view(p.take(MERGE_BYTES, KEY, 0))
+        assert sent.base_sequence == p.position
+        assert sent.size_bytes <= MERGE_BYTES
+        sizes.append(sent.count)
+        p.appended()
+    assert sum(sizes) == 25_001
+    assert max(sizes) == 10_000
+    assert (p.queued_bytes, p.appended_timestamp) == (0, 1_000)
+
+
+def test_a_run_that_is_too_large_is_made_smaller() -> None:
+    p = partition()
+    p.trust(0)
+    p.merge_halvings = 3
+    p.enqueue(FillerRun(0, 10_000, 99, KEY))
+    assert view(p.take(MERGE_BYTES, KEY, 0)).count == 1_250
+    assert p.divisible
+
+
+def test_an_end_within_a_run() -> None:
+    p = partition()
+    p.trust(0)
+    p.enqueue(batch(0, 1))
+    p.enqueue(FillerRun(1, 100, 99, KEY))
+    p.enqueue(batch(101, 1))
+    p.end_at(50)
+    assert [each.next_offset for each in p.queue] == [1, 50]
+    assert p.fetch_offset == 50
+    assert p.queued_bytes == sum(each.size_bytes for each in p.queue)
+
+
+def test_a_doubt_goes_back_to_the_timestamp_of_what_was_appended() -> None:
+    p = partition()
+    p.trust(0, 5)
+    p.enqueue(batch(0, 1))
+    assert p.last_timestamp == 1_000
+    p.doubt(0)
+    assert p.last_timestamp == 5

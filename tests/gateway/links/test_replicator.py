@@ -392,7 +392,7 @@ async def test_what_the_state_does_not_take_is_reported_again(failover: bool) ->
 
 async def test_a_failure_is_reported_until_the_state_has_it() -> None:
     async with link_lab() as lab:
-        lab.mirror()[0].write(2, log_append_time=True)
+        lab.mirror()[0].write_unknown(2)
         lab.events.failures.extend([RuntimeError("the state is away")] * 2)
         lab.run()
         await until(lambda: told(lab, "failed"))
@@ -402,7 +402,7 @@ async def test_a_failure_is_reported_until_the_state_has_it() -> None:
 
 async def test_a_failure_that_a_pause_hides_is_reported_at_the_resume() -> None:
     async with link_lab() as lab:
-        lab.mirror()[0].write(2, log_append_time=True)
+        lab.mirror()[0].write_unknown(2)
         lab.events.failures.extend([RuntimeError("the state is away")] * 1_000)
         lab.run()
         await until(lambda: lab.replicator.mirrors["t"].failure is not None)
@@ -416,7 +416,7 @@ async def test_a_failure_that_a_pause_hides_is_reported_at_the_resume() -> None:
 
 async def test_one_failed_mirror_leaves_the_others_alone() -> None:
     async with link_lab() as lab:
-        lab.mirror("bad")[0].write(2, log_append_time=True)
+        lab.mirror("bad")[0].write_unknown(2)
         here = lab.mirror("good")
         lab.run()
         await until(lambda: told(lab, "failed"))

@@ -1,0 +1,134 @@
+"""Whatever a source partition holds, its mirror has the same records at the same offsets."""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from confluent_kafka import Producer, TopicPartition
+
+from compose.kafka import KafkaCluster
+from tests.conftest import Clusters
+from tests.e2e.link_lab import CODECS, LinkLab, produce
+
+Name = Callable[[], str]
+
+
+@pytest.fixture(scope="module")
+def lab(clusters: Clusters) -> Iterator[LinkLab]:
+    """A reversed link between two clusters of 4.3.0 that the tests of this module share."""
+    lab = LinkLab(clusters("4.3.0"), clusters("4.3.0", config={"log.retention.hours": "167"}))
+    yield lab
+    lab.save_logs()
+    lab.close()
+
+
+def transactional(cluster: KafkaCluster, name: str, codec: str = "none") -> Producer:
+    """A transactional producer, ready to begin."""
+    producer = Producer(
+        {
+            "bootstrap.servers": cluster.internal_bootstrap,
+            "transactional.id": name,
+            "compression.type": codec,
+            "linger.ms": 2,
+            "transaction.timeout.ms": 600_000,
+        }
+    )
+    producer.init_transactions(30)
+    return producer
+
+
+def fill(producer: Producer, topic: str, partitions: int, count: int, word: bytes = b"v") -> None:
+    """Produces so many records, over the partitions at random."""
+    for i in range(count):
+        while True:
+            try:
+                producer.produce(
+                    topic, word * 20 + b"%d" % i, key=b"k%d" % i, partition=random.randrange(partitions)
+                )
+                break
+            except BufferError:
+                producer.poll(0.05)
+
+
+def test_transactions(lab: LinkLab, unique_name: Name) -> None:
+    topic = unique_name()
+    lab.source.create_topic(topic, 3)
+    producers = [transactional(lab.source, f"{topic}-{i}", codec) for i, codec in enumerate(CODECS)]
+    plain = Producer({"bootstrap.servers": lab.source.internal_bootstrap})
+    lab.create_mirror(topic)
+    # Interleaved, over partitions, of all sizes, every third one aborted.
+    for turn in range(6):
+        for producer in producers:
+            producer.begin_transaction()
+            fill(producer, topic, 3, random.choice([1, 2, 50, 400]), b"t%d" % turn)
+            producer.flush()
+            fill(plain, topic, 3, 5, b"p")
+        random.shuffle(producers)
+        for i, producer in enumerate(producers):
+            if (turn + i) % 3:
+                producer.commit_transaction(30)
+            else:
+                producer.abort_transaction(30)
+    plain.flush()
+    lab.wait_mirrored(topic, 3)
+    assert lab.compare(topic, 3) > 500
+    assert lab.status(topic) == "ACTIVE"
+
+
+def test_one_record_transactions_and_a_large_aborted_one(lab: LinkLab, unique_name: Name) -> None:
+    topic = unique_name()
+    lab.source.create_topic(topic, 1)
+    producer = transactional(lab.source, topic)
+    for i in range(300):
+        producer.begin_transaction()
+        fill(producer, topic, 1, 1)
+        if i % 5:
+            producer.commit_transaction(30)
+        else:
+            producer.abort_transaction(30)
+    producer.begin_transaction()
+    fill(producer, topic, 1, 100_000, b"aborted")
+    producer.flush()
+    producer.abort_transaction(30)
+    produce(lab.source, topic, 100, 1)
+    lab.create_mirror(topic)
+    lab.wait_mirrored(topic, 1)
+    assert lab.compare(topic, 1) == 240 + 100
+
+
+def test_nothing_beyond_an_open_transaction(lab: LinkLab, unique_name: Name) -> None:
+    topic = unique_name()
+    lab.source.create_topic(topic, 1)
+    produce(lab.source, topic, 50, 1)
+    producer = transactional(lab.source, topic)
+    producer.begin_transaction()
+    fill(producer, topic, 1, 10)
+    producer.flush()
+    produce(lab.source, topic, 50, 1)
+    lab.create_mirror(topic)
+    lab.wait_mirrored(topic, 1)
+    time.sleep(1)
+    raw = lab.raw(lab.destination, topic, 0)
+    assert raw.high_watermark(topic, 0) == 50
+    assert lab.mirror(topic)["mirror_lags"][0]["lag"] == 0, "against the last stable offset"
+    producer.commit_transaction(30)
+    lab.wait_mirrored(topic, 1)
+    assert raw.high_watermark(topic, 0) == 111
+    assert lab.compare(topic, 1) == 110
+
+
+def delete_records(cluster: KafkaCluster, topic: str, offset: int, partition: int = 0) -> None:
+    """DeleteRecords up to this offset."""
+    where = TopicPartition(topic, partition, offset)
+    cluster.admin.delete_records([where])[where].result(20)
+
+
+def test_append_time(lab: LinkLab, unique_name: Name) -> None:
+    topic = unique_name()
+    lab.source.create_topic(topic, 2, config={"message.timestamp.type": "LogAppendTime"})
+    produce(lab.source, topic, 3_000, 2, codecs=CODECS)
+    lab.create_mirror(topic)
+    produce(lab.source, topic, 3_000, 2, codecs=CODECS, batch_records=1)
+    lab.wait_mirrored(topic, 2)
+    assert lab.compare(topic, 2) == 6_000
