@@ -11,12 +11,14 @@ from gateway.config import SecurityProtocol
 from gateway.links.config_keys import KEYS, check_value
 from gateway.links.errors import LinkError, invalid_request, unsupported
 from gateway.links.jaas import JaasError, parse_jaas
+from gateway.links.start_offsets import parse_spec
 from gateway.state.records import ConnectionMode, LinkMode
 from gateway.tls import TlsError, client_context_from_pem
 from gateway.upstreams.dialer import Security
 
 # ClientUtils.parseAndValidateAddresses: a protocol in front is allowed and means nothing.
 _ADDRESS: Final = re.compile(r"(?:[0-9a-zA-Z._-]*://)?(\[[0-9a-fA-F:.%]+\]|[0-9a-zA-Z._%-]+):(\d{1,5})")
+START_OFFSET_SPEC: Final = "mirror.start.offset.spec"
 _MAX_VALUE_CHARS: Final = 100_000
 _MAX_PEM_BYTES: Final = 1024 * 1024
 # Confluent's documentation of the prefix.
@@ -129,9 +131,17 @@ def _check_one(name: str, value: str) -> None:
         raise _bad(name, "is read-only")
     if len(value) > _MAX_VALUE_CHARS:
         raise _bad(name, f"is longer than {_MAX_VALUE_CHARS} characters")
-    problem = check_value(key, value)
+    problem = check_value(key, value) or (_spec_problem(value) if name == START_OFFSET_SPEC else None)
     if problem is not None:
         raise _bad(name, problem)
+
+
+def _spec_problem(value: str) -> str | None:
+    try:
+        parse_spec(value)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _check_modes(link_mode: LinkMode, connection_mode: ConnectionMode) -> None:
@@ -148,8 +158,6 @@ def _check_modes(link_mode: LinkMode, connection_mode: ConnectionMode) -> None:
 
 def _check_not_done_yet(configs: Mapping[str, str]) -> None:
     # Ignoring these would copy something else than was asked for.
-    if configs.get("mirror.start.offset.spec", "earliest") != "earliest":
-        raise unsupported("Config 'mirror.start.offset.spec' other than earliest is not yet supported.")
     if configs.get("cluster.link.paused", "false").lower() == "true":
         raise unsupported("Config 'cluster.link.paused' is not yet supported. Pause the mirror topics.")
     prefix = configs.get("cluster.link.prefix", "")

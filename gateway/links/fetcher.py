@@ -128,6 +128,7 @@ class Fetcher:
         p.out_of_range_since = None
         p.failed_fetches = 0
         p.source_end = answer.last_stable_offset
+        p.source_start = max(p.source_start, answer.log_start_offset)
         try:
             self._queue(p, answer)
         except DecodeError as error:
@@ -201,6 +202,7 @@ class Fetcher:
         p.fetch_not_before = now + RETRY_DELAY_S * 2
         if start > p.fetch_offset:
             # What vanished before it was copied.
+            p.source_start = max(p.source_start, start)
             self._fill(p, start if p.stop_offset is None else min(start, p.stop_offset))
             if p.destination_leader is not None:
                 self._board.wake_append[p.destination_leader].set()

@@ -361,7 +361,7 @@ class Links:
     async def create_mirror(self, link_name: str, request: CreateMirror) -> None:
         """Make a mirror topic on the destination half."""
         link = self._link(link_name)
-        await self._mirrors.create(link, self._config(link).prefix, request)
+        await self._mirrors.create(link, self._config(link), request)
 
     def mirrors(self, link_name: str | None, status: MirrorStatus | None) -> list[MirrorView]:
         """Mirror topics of one link, or of all."""

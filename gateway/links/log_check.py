@@ -84,15 +84,17 @@ class LogCheck:
             # A consumer is not shown the tail before its replicas have it.
             p.not_before = time.monotonic() + RETRY_DELAY_S
             return
-        timestamp = NO_TIMESTAMP
+        timestamp, batch = NO_TIMESTAMP, None
         if log_end > 0:
             topic = FetchTopic(name, record.topic_id, [])
             batch = await tail_batch(connection, topic, p.index, log_end, timeout_s=REQUEST_TIMEOUT_S)
             if p.generation != generation:
                 return
-            if batch is None:
+            if batch is None and log_end != p.log_start:
                 self._tail_missing(p, log_end)
                 return
+        # A log that was deleted to its end, by this mirror: that was recorded before.
+        if batch is not None:
             reason = foreign_tail(batch, record.producer_id, log_end)
             ended = reason is None and batch.producer_epoch == BARRIER_EPOCH
             if ended and record.status is not MirrorStatus.PENDING_STOPPED:

@@ -13,11 +13,14 @@ import structlog
 
 from gateway.links import errors
 from gateway.links.board import TRANSPORT_ERRORS
+from gateway.links.configs import START_OFFSET_SPEC, LinkConfig
 from gateway.links.errors import LinkError
+from gateway.links.log_starts import Note
 from gateway.links.mirror_state import TRANSITIONS, Action, IllegalTransition, next_status
 from gateway.links.mirror_topics import MAX_TOPIC_NAME, mirror_configs, promoted_configs, source_values
 from gateway.links.requests import AlterResult, CreateMirror, MirrorVerb, MirrorView, PartitionLag
 from gateway.links.runtime import LinkRuntime
+from gateway.links.start_offsets import check_runway, start_offsets
 from gateway.state.records import (
     Delete,
     LinkRecord,
@@ -97,7 +100,7 @@ class Mirrors:
             raise errors.state_unavailable(str(error)) from error
         await self._follow()
 
-    async def create(self, link: LinkRecord, prefix: str, request: CreateMirror) -> None:
+    async def create(self, link: LinkRecord, config: LinkConfig, request: CreateMirror) -> None:
         """Make a mirror topic of a source topic. LinkError if that cannot be."""
         link_name = link.link_name
         runtime = self._runtimes.get(link_name)
@@ -106,7 +109,7 @@ class Mirrors:
                 f"Cluster link '{link_name}' is the source half; mirror topics are made on the destination."
             )
         source_name = request.source_topic_name
-        name = prefix + source_name
+        name = config.prefix + source_name
         if request.mirror_topic_name not in (None, name):
             raise errors.unsupported("Topic renaming for mirroring not yet supported")
         _check_topic_name(name)
@@ -116,7 +119,7 @@ class Mirrors:
             raise errors.topic_exists(name)
         self._creating.add(name)
         try:
-            await self._create(link, runtime.source, name, request)
+            await self._create(link, config, runtime.source, name, request)
         finally:
             self._creating.discard(name)
             # The record may stand without a topic, should this have been cancelled.
@@ -124,10 +127,12 @@ class Mirrors:
             if left is not None:
                 self.finish_creation(left)
 
-    async def _create(self, link: LinkRecord, source: Cluster, name: str, request: CreateMirror) -> None:
+    async def _create(
+        self, link: LinkRecord, config: LinkConfig, source: Cluster, name: str, request: CreateMirror
+    ) -> None:
         link_name = link.link_name
         try:
-            record = await self._plan_mirror(link, source, name, request)
+            record = await self._plan_mirror(link, config, source, name, request)
         except TRANSPORT_ERRORS as error:
             raise LinkError(
                 503,
@@ -163,7 +168,7 @@ class Mirrors:
             ) from error
 
     async def _plan_mirror(
-        self, link: LinkRecord, source: Cluster, name: str, request: CreateMirror
+        self, link: LinkRecord, config: LinkConfig, source: Cluster, name: str, request: CreateMirror
     ) -> MirrorRecord:
         source_name = request.source_topic_name
         topic = (await source.metadata([source_name])).topics.get(source_name)
@@ -183,6 +188,8 @@ class Mirrors:
                 "may the gateway's principal describe it?"
             )
         configs = _by_value(await describe_topic_configs(source, source_name))
+        starts = await start_offsets(source, source_name, topic, config.text(START_OFFSET_SPEC) or "earliest")
+        check_runway(source_name, starts, int(config.text("mirror.runway.max.records") or 0))
         return MirrorRecord(
             link_name=link.link_name,
             cluster_link_id=link.cluster_link_id,
@@ -193,6 +200,7 @@ class Mirrors:
             replication_factor=request.replication_factor,
             configs=source_values(configs),
             source_topic_id=topic.topic_id,
+            log_starts=starts,
             producer_id=await init_producer_id(self._cluster),
             state_time_ms=_now_ms(),
         )
@@ -410,6 +418,23 @@ class Mirrors:
             stop_offsets=dict(stop_offsets),
             state_time_ms=_now_ms(),
         )
+
+    async def noted(self, notes: Sequence[Note]) -> None:
+        """Keep what the replicators must not forget, of many mirrors at once."""
+
+        def change(state: State) -> list[Record | Delete]:
+            changed: list[Record | Delete] = []
+            for note in notes:
+                current = state.mirrors.get(note.mirror.mirror_topic_name)
+                if current is not None and _is_same(current, note.mirror):
+                    starts = dict(current.log_starts)
+                    for index, start in note.log_starts.items():
+                        # Of two gateways one may be behind.
+                        starts[index] = max(start, starts.get(index, 0))
+                    changed.append(current.model_copy(update={"log_starts": starts}))
+            return changed
+
+        await self.write(change)
 
     async def _change(
         self, mirror: MirrorRecord, when: Callable[[MirrorRecord], bool], **update: object

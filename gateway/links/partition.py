@@ -90,6 +90,9 @@ class MirrorPartition:
     failed_looks: int = 0
     # Last stable offset of the source; None before the first answer.
     source_end: int | None = None
+    # Where the source's log begins, and the mirror's as its broker last had it; they are not below.
+    source_start: int = 0
+    destination_start: int = 0
     stop_offset: int | None = None
     not_before: float = 0.0
     fetch_not_before: float = 0.0
@@ -106,6 +109,11 @@ class MirrorPartition:
     def name(self) -> tuple[str, int]:
         """Mirror topic and partition."""
         return self.mirror.record.mirror_topic_name, self.index
+
+    @property
+    def log_start(self) -> int:
+        """Where the mirror's log is to begin."""
+        return self.mirror.record.log_starts.get(self.index, 0)
 
     @property
     def lag(self) -> int:
@@ -137,7 +145,13 @@ class MirrorPartition:
         self.position = log_end
         self.tail_missing_since = None
         self.failed_looks = 0
+        # Whoever leads now may have forgotten it.
+        self.destination_start = 0
         self.clear()
+        if self.log_start > log_end:
+            # The runway: nothing of it is the source's, and all of it is deleted.
+            key = self.mirror.record.filler_key
+            self.enqueue(FillerRun(log_end, self.log_start - log_end, NO_TIMESTAMP, key))
 
     def end_at(self, stop_offset: int | None) -> None:
         """Where the mirror ends, if that is decided; what is queued beyond is dropped."""

@@ -1,12 +1,13 @@
 """Copies a link's mirror topics from source to destination, byte for byte and offset for offset.
 
 Per source broker one loop fetches for all partitions that it leads (`fetcher`), per destination broker one
-appends (`appender`) and one looks at the logs of partitions that are in doubt (`log_check`). What they share
-is on the `board`. The only checkpoint is the destination's log.
+appends (`appender`) and one looks at the logs of partitions that are in doubt (`log_check`). One for all
+deletes what the source has deleted (`log_starts`). What they share is on the `board`. The only checkpoint is
+the destination's log.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from gateway.links.appender import Appender
@@ -14,6 +15,7 @@ from gateway.links.board import METADATA_INTERVAL_S, RETRY_DELAY_S, Board, wait_
 from gateway.links.fetcher import Fetcher
 from gateway.links.leaders import Leaders
 from gateway.links.log_check import LogCheck
+from gateway.links.log_starts import LogStarts, Note
 from gateway.links.partition import Mirror, MirrorPartition, Phase
 from gateway.links.sink import LATEST
 from gateway.state.records import MirrorRecord, MirrorTopicError
@@ -39,6 +41,8 @@ class MirrorEvents(Protocol):
 
     async def stopped(self, mirror: MirrorRecord, stop_offsets: Mapping[int, int]) -> None: ...
 
+    async def noted(self, notes: Sequence[Note]) -> None: ...
+
 
 class Replicator:
     """The data path of one link on its destination. `update` says what to copy, `run` copies for ever."""
@@ -57,6 +61,7 @@ class Replicator:
         self._fetcher = Fetcher(self._board, source)
         self._appender = Appender(self._board, destination, filler_key)
         self._log_check = LogCheck(self._board, destination)
+        self._log_starts = LogStarts(self._board, destination, events.noted)
         self._tasks = Tasks(f"replicator of {link_name}")
         self._leaders = Leaders(self._board, source, destination, self._tasks)
         self._fetching: set[int] = set()
@@ -84,6 +89,7 @@ class Replicator:
     async def run(self) -> None:
         """Copy until cancelled."""
         try:
+            self._tasks.spawn(self._for_ever(self._log_starts.run), name="follow the logs' beginnings")
             await self._for_ever(self._direct)
         finally:
             await self._tasks.close()

@@ -114,6 +114,8 @@ class MirrorRecord(_Form):
     error: MirrorTopicError = MirrorTopicError.NO_ERROR
     error_message: str | None = None
     state_time_ms: int
+    # Partition to the offset where its log begins, if that is not 0. What is below is not the source's.
+    log_starts: dict[int, int] = Field(default_factory=dict)
     # Partition to the source offset where the mirror ends; set when it is asked to stop.
     stop_offsets: dict[int, int] | None = None
     failover: bool = False

@@ -1,8 +1,8 @@
 """Requests that links make now and then: offsets, producer ids, topics and their configs.
 
-Supports ListOffsets 2 to 11, InitProducerId 0 to 6, CreateTopics 4 to 7 (KIP-464), DeleteTopics 1 to 6,
-DescribeConfigs 1 to 4, IncrementalAlterConfigs 0 to 1 (KIP-339). Each may raise KafkaError and what `Cluster`
-raises.
+Supports ListOffsets 2 to 11, DeleteRecords 0 to 2, InitProducerId 0 to 6, CreateTopics 4 to 7 (KIP-464),
+DeleteTopics 1 to 6, DescribeConfigs 1 to 4, IncrementalAlterConfigs 0 to 1 (KIP-339). Each may raise KafkaError
+and what `Cluster` raises.
 """
 
 from __future__ import annotations
@@ -107,6 +107,33 @@ async def list_offsets(
             ErrorCode.unknown_server_error, f"ListOffsets: broker {node_id} left out {name}-{index}"
         )
     return offsets
+
+
+async def delete_records(
+    cluster: Cluster, node_id: int, offsets: Mapping[TopicPartition, int], *, timeout_s: float = 30
+) -> dict[TopicPartition, int]:
+    """Deletes what is below these offsets, at the leader `node_id`; the offsets at which the logs begin."""
+
+    def message(connection: BrokerConnection) -> Any:
+        request = request_class(ApiKey.DELETE_RECORDS, connection.pick_version(ApiKey.DELETE_RECORDS, 0, 2))
+        partition_class = nested_class(request, "DeleteRecordsPartition")
+        topics = defaultdict(list)
+        for (topic, partition), offset in offsets.items():
+            topics[topic].append(partition_class(partition_index=partition, offset=offset))
+        topic_class = nested_class(request, "DeleteRecordsTopic")
+        named = (topic_class(name=name, partitions=tuple(each)) for name, each in topics.items())
+        return request(topics=tuple(named), timeout=timedelta(seconds=timeout_s))
+
+    response = await cluster.request(
+        message, node_id=node_id, timeout_s=timeout_s + _BROKER_MARGIN_S, idempotent=True
+    )
+    starts: dict[TopicPartition, int] = {}
+    for topic in response.topics:
+        for partition in topic.partitions:
+            where = f"DeleteRecords of {topic.name}-{partition.partition_index} at broker {node_id}"
+            _raise_for(partition.error_code, where)
+            starts[topic.name, int(partition.partition_index)] = int(partition.low_watermark)
+    return starts
 
 
 async def init_producer_id(cluster: Cluster, *, timeout_s: float = 30) -> int:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 
 from compose.kafka import KafkaCluster
 from tests.conftest import Clusters
-from tests.e2e.link_lab import CODECS, LinkLab, produce
+from tests.e2e.link_lab import CODECS, LinkLab, produce, until
 
 Name = Callable[[], str]
 
@@ -132,3 +134,99 @@ def test_append_time(lab: LinkLab, unique_name: Name) -> None:
     produce(lab.source, topic, 3_000, 2, codecs=CODECS, batch_records=1)
     lab.wait_mirrored(topic, 2)
     assert lab.compare(topic, 2) == 6_000
+
+
+def alter_configs(cluster: KafkaCluster, topic: str, configs: dict[str, str]) -> None:
+    """Set configs of a topic."""
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    for name, value in configs.items():
+        resource.add_incremental_config(ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET))
+    cluster.admin.incremental_alter_configs([resource])[resource].result(20)
+
+
+def test_a_log_that_starts_above_zero(lab: LinkLab, unique_name: Name) -> None:
+    topic = unique_name()
+    lab.source.create_topic(topic, 2)
+    produce(lab.source, topic, 60_000, 2)
+    delete_records(lab.source, topic, 25_001)
+    lab.create_mirror(topic)
+    lab.wait_mirrored(topic, 2)
+    starts_at(lab, topic, 0, 25_001)
+    assert lab.compare(topic, 2) == 30_000 + 4_999
+    # While it is copied, and to its end.
+    produce(lab.source, topic, 5_000, 2)
+    delete_records(lab.source, topic, 31_000)
+    delete_records(lab.source, topic, 10_000, partition=1)
+    lab.wait_mirrored(topic, 2)
+    starts_at(lab, topic, 0, 31_000)
+    delete_records(lab.source, topic, 32_500)
+    starts_at(lab, topic, 0, 32_500)
+    lab.destination_gateway.kill()
+    lab.destination_gateway.start()
+    produce(lab.source, topic, 500, 2)
+    lab.wait_mirrored(topic, 2)
+    assert lab.compare(topic, 2) == 250 + 22_750
+    assert lab.status(topic) == "ACTIVE"
+
+
+def starts_at(lab: LinkLab, topic: str, partition: int, offset: int) -> None:
+    """Return when the mirror's log begins there."""
+    raw = lab.raw(lab.destination, topic, partition)
+    until(lambda: raw.log_start(topic, partition) == offset, 20, f"the mirror starts at {offset}")
+
+
+def test_what_vanishes_before_it_is_copied(lab: LinkLab, unique_name: Name) -> None:
+    topic = unique_name()
+    lab.source.create_topic(topic, 1)
+    produce(lab.source, topic, 1_000, 1)
+    lab.create_mirror(topic)
+    lab.wait_mirrored(topic, 1)
+    assert lab.alter("pause", topic)["error_code"] is None
+    time.sleep(0.5)
+    produce(lab.source, topic, 20_000, 1)
+    delete_records(lab.source, topic, 15_000)
+    assert lab.alter("resume", topic)["error_code"] is None
+    lab.wait_mirrored(topic, 1)
+    starts_at(lab, topic, 0, 15_000)
+    assert lab.compare(topic, 1) == 6_000
+
+
+@pytest.mark.parametrize("shrink", ["compact", "compact,delete"])
+def test_a_compacted_log(lab: LinkLab, unique_name: Name, shrink: str) -> None:
+    """Holes in batches and between them, and next to nothing left."""
+    topic = unique_name()
+    lab.source.create_topic(topic, 1, config={"cleanup.policy": shrink, "segment.bytes": "100000"})
+    for codec in CODECS:
+        rewrite(lab.source, topic, 4_000, keys=40, codec=codec)
+    rewrite(lab.source, topic, 500, keys=500, codec="zstd", integers=True)
+    before = len(lab.raw(lab.source, topic, 0).data(topic, 0).records)
+    alter_configs(
+        lab.source,
+        topic,
+        {"min.cleanable.dirty.ratio": "0.001", "segment.ms": "500", "delete.retention.ms": "0"},
+    )
+
+    def cleaned() -> bool:
+        rewrite(lab.source, topic, 1, keys=1)
+        time.sleep(0.5)
+        return len(lab.raw(lab.source, topic, 0).data(topic, 0).records) < before / 4
+
+    until(cleaned, 60, "the source's cleaner ran")
+    lab.create_mirror(topic)
+    lab.wait_mirrored(topic, 1)
+    assert lab.compare(topic, 1, compacted=True) > 100
+    assert lab.status(topic) == "ACTIVE"
+
+
+def rewrite(
+    cluster: KafkaCluster, topic: str, count: int, *, keys: int, codec: str = "none", integers: bool = False
+) -> None:
+    """Write records of few keys, some of them to say that the key is gone."""
+    producer = Producer({"bootstrap.servers": cluster.internal_bootstrap, "compression.type": codec})
+    for i in range(count):
+        number = random.randrange(keys)
+        key = number.to_bytes(4) if integers else b"k%d" % number
+        producer.produce(topic, None if i % 17 == 0 else b"%d" % i * 20, key=key, partition=0)
+        if i % 50 == 0:
+            producer.flush(20)
+    assert producer.flush(20) == 0

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
@@ -203,39 +203,6 @@ def test_failover_needs_no_source(own_cluster: Clusters, clusters: Clusters, sta
     until(lambda: lab.status("failing-over") == "STOPPED", 20, "failed over")
     error, offset = write(lab, "failing-over")
     assert (error, offset) == (None, 1_001)
-
-
-def test_what_cannot_be_copied_exactly_fails(lab: LinkLab, unique_name: Name) -> None:
-    gone, timed, bound = unique_name(), unique_name(), unique_name()
-    lab.source.create_topic(gone, 1)
-    produce(lab.source, gone, 300, 1)
-    _delete_records(lab, gone, 100)
-    lab.source.create_topic(timed, 1, config={"message.timestamp.type": "LogAppendTime"})
-    produce(lab.source, timed, 10, 1)
-    lab.source.create_topic(bound, 1)
-    produce(lab.source, bound, 50, 1)
-    producer = Producer(
-        {"bootstrap.servers": lab.source.internal_bootstrap, "transactional.id": unique_name()}
-    )
-    producer.init_transactions(20)
-    producer.begin_transaction()
-    producer.produce(bound, b"x", partition=0)
-    producer.commit_transaction(20)
-    expected = {
-        gone: ("the source's log starts at 100", 0),
-        timed: ("LogAppendTime", 0),
-        bound: ("transaction", 50),
-    }
-    for topic, (reason, end) in expected.items():
-        lab.create_mirror(topic)
-        until(lambda topic=topic: lab.status(topic) == "FAILED", 20, f"{topic} failed")  # type: ignore[misc]
-        assert reason in lab.failure(topic)
-        assert lab.end_of(lab.destination, topic, 1) == end, "what came before is copied, and nothing else"
-
-
-def _delete_records(lab: LinkLab, topic: str, offset: int) -> None:
-    partition = TopicPartition(topic, 0, offset)
-    lab.source.admin.delete_records([partition])[partition].result(20)
 
 
 def test_a_recreated_source_topic_is_noticed(lab: LinkLab, unique_name: Name) -> None:

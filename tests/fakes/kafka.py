@@ -156,6 +156,7 @@ class FakeKafka(FakeBroker):
             ApiKey.DESCRIBE_CONFIGS: (1, 4),
             ApiKey.INCREMENTAL_ALTER_CONFIGS: (0, 1),
             ApiKey.INIT_PRODUCER_ID: (0, 4),
+            ApiKey.DELETE_RECORDS: (0, 2),
         }
         self._usual: dict[int, Callable[[Any, Any], Answer]] = {
             ApiKey.METADATA: self._metadata,
@@ -167,6 +168,7 @@ class FakeKafka(FakeBroker):
             ApiKey.DESCRIBE_CONFIGS: self._describe_configs,
             ApiKey.INCREMENTAL_ALTER_CONFIGS: self._alter_configs,
             ApiKey.INIT_PRODUCER_ID: self._init_producer_id,
+            ApiKey.DELETE_RECORDS: self._delete_records,
         }
         self.handlers.update(dict.fromkeys(self._usual, self._handle))
 
@@ -362,9 +364,34 @@ class FakeKafka(FakeBroker):
     def _offset(self, log: Log, timestamp: int, request: Any) -> int:
         if timestamp == -2:
             return log.start
+        if timestamp >= 0:
+            later = (b.base_offset for b in log.views() if b.max_timestamp >= timestamp)
+            return next(later, -1)
         if request.replica_id == LOG_END_READER:
             return log.end
         return log.stable if request.isolation_level and log.stable is not None else log.watermark
+
+    def _delete_records(self, response: Any, request: Any) -> Answer:
+        topics = []
+        for topic in request.topics:
+            partitions = []
+            for p in topic.partitions:
+                log, code = self._log(topic, p.partition_index)
+                if log is not None and not code:
+                    log.start = max(log.start, p.offset)
+                partitions.append(
+                    nested_class(response, "DeleteRecordsPartitionResult")(
+                        partition_index=p.partition_index,
+                        low_watermark=-1 if log is None or code else log.start,
+                        error_code=code,
+                    )
+                )
+            topics.append(
+                nested_class(response, "DeleteRecordsTopicResult")(
+                    name=topic.name, partitions=tuple(partitions)
+                )
+            )
+        return response(throttle_time=timedelta(), topics=tuple(topics))
 
     def _create_topics(self, response: Any, request: Any) -> Answer:
         results = []

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from gateway.links import appender, attach, board, fetcher, leaders, log_check, replicator
+from gateway.links import appender, attach, board, fetcher, leaders, log_check, log_starts, replicator
 from gateway.links.board import Board
+from gateway.links.log_starts import Note
 from gateway.links.partition import MirrorPartition, Phase
 from gateway.links.replicator import Replicator
 from gateway.state.records import MirrorRecord, MirrorTopicError
@@ -84,6 +85,12 @@ class Events:
             status="STOPPED",
             stop_offsets=dict(stop_offsets),
         )
+
+    async def noted(self, notes: Sequence[Note]) -> None:
+        for note in notes:
+            name = note.mirror.mirror_topic_name
+            starts = {**self.records[name].log_starts, **note.log_starts}
+            self._take(name, "noted", note.log_starts, log_starts=starts)
 
 
 @dataclass
@@ -197,7 +204,7 @@ async def link_lab(
 def hurry(monkeypatch: pytest.MonkeyPatch, **constants: float | tuple[float, ...]) -> None:
     """Gives waiting times of the link's modules other values."""
     for name, value in constants.items():
-        modules = (appender, attach, board, fetcher, leaders, log_check, parked, replicator)
+        modules = (appender, attach, board, fetcher, leaders, log_check, log_starts, parked, replicator)
         having = [module for module in modules if hasattr(module, name)]
         assert having, name
         for module in having:

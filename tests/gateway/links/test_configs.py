@@ -121,7 +121,7 @@ def test_a_local_listener_alone_says_nothing_about_credentials(listener: str) ->
         ({"dest.cluster.id": "x"}, 40002, "'dest.cluster.id' is read-only"),
         ({"acl.sync.ms": "x"}, 40002, "'acl.sync.ms' must be a whole number"),
         ({"client.dns.lookup": "x" * 100_001}, 40002, "longer than"),
-        ({"mirror.start.offset.spec": "latest"}, 40035, "mirror.start.offset.spec"),
+        ({"mirror.start.offset.spec": "soon"}, 40002, "must be earliest, latest or a time"),
         ({"cluster.link.paused": "true"}, 40035, "cluster.link.paused"),
         ({"cluster.link.prefix": "a" * 13}, 40002, "at most 12"),
         ({"cluster.link.prefix": "a/"}, 40002, "cluster.link.prefix"),
