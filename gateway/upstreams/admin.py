@@ -1,8 +1,8 @@
 """Requests that links make now and then: offsets, producer ids, topics and their configs.
 
 Supports ListOffsets 2 to 11, DeleteRecords 0 to 2, InitProducerId 0 to 6, CreateTopics 4 to 7 (KIP-464),
-DeleteTopics 1 to 6, DescribeConfigs 1 to 4, IncrementalAlterConfigs 0 to 1 (KIP-339). Each may raise KafkaError
-and what `Cluster` raises.
+DeleteTopics 1 to 6, DescribeConfigs 1 to 4, IncrementalAlterConfigs 0 to 1 (KIP-339). Each may raise
+KafkaError and what `Cluster` raises.
 """
 
 from __future__ import annotations
