@@ -195,7 +195,7 @@ def test_what_vanishes_before_it_is_copied(lab: LinkLab, unique_name: Name) -> N
 def test_a_compacted_log(lab: LinkLab, unique_name: Name, shrink: str) -> None:
     """Holes in batches and between them, and next to nothing left."""
     topic = unique_name()
-    lab.source.create_topic(topic, 1, config={"cleanup.policy": shrink, "segment.bytes": "100000"})
+    lab.source.create_topic(topic, 1, config={"cleanup.policy": shrink, "segment.ms": "500"})
     for codec in CODECS:
         rewrite(lab.source, topic, 4_000, keys=40, codec=codec)
     rewrite(lab.source, topic, 500, keys=500, codec="zstd", integers=True)
@@ -203,7 +203,7 @@ def test_a_compacted_log(lab: LinkLab, unique_name: Name, shrink: str) -> None:
     alter_configs(
         lab.source,
         topic,
-        {"min.cleanable.dirty.ratio": "0.001", "segment.ms": "500", "delete.retention.ms": "0"},
+        {"min.cleanable.dirty.ratio": "0.001", "delete.retention.ms": "0"},
     )
 
     def cleaned() -> bool:
