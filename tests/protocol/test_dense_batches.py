@@ -20,7 +20,7 @@ KEY = bytes(range(100, 116))
 LARGE = 1 << 20
 BYTES = st.none() | st.binary(max_size=60)
 HEADERS = st.lists(st.tuples(st.text(max_size=5), BYTES), max_size=2).map(tuple)
-TIMESTAMPS = st.integers(1_700_000_000_000, 1_700_000_000_050) | st.integers(-(1 << 63), (1 << 63) - 1)
+TIMESTAMPS = st.integers(1_700_000_000_000, 1_700_000_000_050) | st.integers(-(1 << 61), 1 << 61)
 
 
 def only(data: bytes | bytearray) -> BatchView:
@@ -87,14 +87,9 @@ def compacted(draw: st.DrawFn) -> tuple[list[Record], BatchView]:
     return [r for r in records if r.offset >= base], ending_at(data, offset + draw(st.integers(0, 3)))
 
 
-def timestamps_fit(records: list[Record]) -> bool:
-    base = records[0].timestamp
-    return all(-(1 << 63) <= r.timestamp - base < 1 << 63 for r in records)
-
-
 @given(st.data())
 def test_every_offset_holds_its_record_or_a_filler(data: st.DataObject) -> None:
-    records, batch = data.draw(compacted().filter(lambda made: timestamps_fit(made[0])))
+    records, batch = data.draw(compacted())
     before = data.draw(st.integers(0, 3))
     start = data.draw(
         st.sampled_from([max(0, batch.base_offset - before), batch.base_offset, batch.next_offset - 1])
