@@ -15,7 +15,7 @@ unit_tests = $(filter-out tests/compose tests/e2e, $(patsubst %/,%,$(wildcard te
 pytest := $(python) -m pytest
 covered := $(python) -m coverage run -m pytest
 
-.PHONY: help setup tools certs lint format test unit e2e demo demo-stop bench soak lock clean
+.PHONY: help setup tools certs lint format test unit e2e demo demo-stop bench bench-client bench-link soak lock clean
 
 help:
 	@echo "make demo    two Kafka clusters, two gateways, a link: the main job, end to end (KEEP=1: stays up)"
@@ -89,7 +89,12 @@ demo: setup
 demo-stop: $(venv)
 	@$(python) -m demo.keep
 
-bench: setup
+bench: bench-client bench-link
+
+bench-client: setup
+	@$(python) -m bench.client
+
+bench-link: setup
 	@$(python) -m bench.run
 
 soak: setup

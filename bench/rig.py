@@ -7,7 +7,6 @@ gateway dials the destination gateway over TLS and serves it.
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import tempfile
 import time
@@ -32,15 +31,6 @@ _HOST: Final = "127.0.0.1"
 _USER: Final = "link"
 _PASSWORD: Final = secrets.token_hex(8)
 _SETTLED_WITHIN_S: Final = 60.0
-_CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
-# What Kafka's start script gives a broker.
-_JVM_OPTIONS: Final = (
-    "-Xms1g",
-    "-XX:+UseG1GC",
-    "-XX:MaxGCPauseMillis=20",
-    "-XX:InitiatingHeapOccupancyPercent=35",
-    "-XX:+ExplicitGCInvokesConcurrent",
-)
 # Each round leaves hundreds of megabytes behind.
 _BROKER_CONFIG: Final = {"log.segment.delete.delay.ms": "1000", "log.retention.check.interval.ms": "3600000"}
 
@@ -157,24 +147,6 @@ class Rig:
     def _mirrors(self, path: Path_) -> str:
         return f"/{self.destination.cluster_id}/links/{path}/mirrors"
 
-    # Clients.
-
-    @property
-    def ways(self) -> dict[str, dict[str, str]]:
-        """How clients reach the destination: straight, and through the gateway."""
-        return {
-            "direct": {"bootstrap.servers": self.destination.bootstrap},
-            "plaintext": {"bootstrap.servers": f"{_HOST}:{self._plain_port}"},
-            "TLS": {
-                "bootstrap.servers": f"{_HOST}:{self._tls_port}",
-                "security.protocol": "SASL_SSL",
-                "ssl.ca.location": str(self.destination.authority.ca_file),
-                "sasl.mechanism": "PLAIN",
-                "sasl.username": _USER,
-                "sasl.password": _PASSWORD,
-            },
-        }
-
     @property
     def gateway_pids(self) -> tuple[int, ...]:
         """The processes of both gateways."""
@@ -208,15 +180,6 @@ class LogEnds:
     def close(self) -> None:
         """Closes the connection."""
         self._consumer.close()
-
-
-def cpu_seconds(*pids: int) -> float:
-    """User and system time that running processes have taken, with all their threads."""
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / _CLOCK_TICKS
 
 
 def wait_until(check: Callable[[], bool], what: str, timeout_s: float = _SETTLED_WITHIN_S) -> None:

@@ -1,9 +1,8 @@
-"""Measures links and the client path on this machine: `make bench`, `python -m bench.run --help`.
+"""Measures links on this machine: `make bench-link`, `python -m bench.run --help`.
 
-Link: how fast a topic is mirrored, compared with a plain copy by librdkafka in the same rounds, both by the
-same yardstick: the time from the first record at the destination to the last. Clients: how fast they produce
-and consume through the gateway, compared with straight to the broker. Everything shares this machine's cores,
-so ratios say more than rates. Ends with 1 if the dialled link is not as much faster than the copy as it must.
+How fast a topic is mirrored, compared with a plain copy by librdkafka in the same rounds, both by the same
+yardstick: the time from the first record at the destination to the last. Everything shares this machine's
+cores, so ratios say more than rates. Ends with 1 if the dialled link is not as much faster as it must.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
-from confluent_kafka.cimpl import OFFSET_BEGINNING
+from confluent_kafka import KafkaError, Message, Producer
 
-from bench.rig import PATHS, LogEnds, Path_, Rig, cpu_seconds
+from bench.processes import cpu_seconds
+from bench.rig import PATHS, LogEnds, Path_, Rig
 from compose.kafka import ROOT, KafkaCluster
 
 PARTITIONS: Final = 8
@@ -114,31 +113,6 @@ def produce(settings: dict[str, str], topic: str, records: int, value_bytes: int
     return Sample(time.monotonic() - began, time.process_time() - cpu)
 
 
-def consume(settings: dict[str, str], topic: str, records: int) -> Sample:
-    """Consumes records from the start of all partitions."""
-    consumer = Consumer(
-        {
-            "group.id": "bench",
-            "enable.auto.commit": False,
-            "fetch.max.bytes": 64 << 20,
-            "max.partition.fetch.bytes": 8 << 20,
-            "queued.min.messages": 100_000,
-            "queued.max.messages.kbytes": 128 << 10,
-            **settings,
-        }
-    )
-    with closing(consumer):
-        consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in range(PARTITIONS)])
-        seen = len(consumer.consume(1, timeout=_STALLED_AFTER_S))
-        began, cpu = time.monotonic(), time.process_time()
-        while seen < records:
-            messages = consumer.consume(min(10_000, records - seen), timeout=_STALLED_AFTER_S)
-            if not messages or any(message.error() for message in messages):
-                raise RuntimeError(f"{topic}: {seen} of {records} records consumed")
-            seen += len(messages)
-        return Sample(time.monotonic() - began, time.process_time() - cpu)
-
-
 class Watch:
     """Times a topic's way from its first record to its last."""
 
@@ -214,32 +188,6 @@ def measure_links(
     yield from _table(case, samples, records, size)
 
 
-# --- clients ---------------------------------------------------------------------------------------------
-
-
-def measure_clients(rig: Rig, rounds: Rounds, records: int) -> Iterator[Measured]:
-    """Produce and consume, straight and through the gateway in turn."""
-    produced: dict[str, list[Sample]] = {way: [] for way in rig.ways}
-    consumed: dict[str, list[Sample]] = {way: [] for way in rig.ways}
-    for number in rounds.numbers:
-        for way, settings in rig.ways.items():
-            topic = f"client-{way}-{number}"
-            rig.destination.create_topic(topic, PARTITIONS)
-            os.sync()
-            for samples, work in ((produced, _produce_client), (consumed, consume)):
-                cpu = cpu_seconds(rig.gateway.pid)
-                sample = work(settings, topic, records)
-                if number >= 0:
-                    samples[way].append(Sample(sample.seconds, cpu_seconds(rig.gateway.pid) - cpu))
-            rig.destination.admin.delete_topics([topic])[topic].result(30)
-    yield from _table("client produces", produced, records, RECORD_BYTES)
-    yield from _table("client consumes", consumed, records, RECORD_BYTES)
-
-
-def _produce_client(settings: dict[str, str], topic: str, records: int) -> Sample:
-    return produce(settings, topic, records, RECORD_BYTES)
-
-
 # --- results ---------------------------------------------------------------------------------------------
 
 
@@ -292,7 +240,6 @@ def run(megabytes: int, small_records: int, rounds: Rounds) -> list[Measured]:
         results += measure_links(
             rig, "mirror, 1-record batches", "singles", rounds, small_records, SMALL_RECORD_BYTES
         )
-        results += measure_clients(rig, rounds, records // 2)
     return results
 
 
@@ -309,7 +256,7 @@ def judge(results: Sequence[Measured], file: Path) -> int:
 
 def main() -> int:
     """Measures, prints, writes the results."""
-    parser = argparse.ArgumentParser(description="Measures links and the client path on this machine.")
+    parser = argparse.ArgumentParser(description="Measures links on this machine.")
     parser.add_argument("--megabytes", type=int, default=600, help="size of the mirrored topic")
     parser.add_argument("--small-records", type=int, default=200_000, help="how many one-record batches")
     parser.add_argument("--rounds", type=int, default=Rounds.counted, help="how many count")

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -110,15 +110,22 @@ class LocalNode(KafkaNode):
 class LocalCluster(KafkaCluster):
     """Brokers (and ZooKeeper, before 3.3) as child processes of ours.
 
-    `prefix` goes before every command line, for example `ip netns exec NAME`.
+    `prefix` goes before every command line, for example `ip netns exec NAME`. `proxied` are further PLAINTEXT
+    listeners of a single broker, by name: the port that it binds, and the one that it tells its clients.
     """
 
     provider: ClassVar[str] = "local JVM"
 
     def __init__(
-        self, wanted: Wanted, *, jvm_options: Sequence[str] = FAST_START, prefix: Sequence[str] = ()
+        self,
+        wanted: Wanted,
+        *,
+        jvm_options: Sequence[str] = FAST_START,
+        prefix: Sequence[str] = (),
+        proxied: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
         super().__init__(wanted)
+        self._proxied = proxied or {}
         self.directory = Path(tempfile.mkdtemp(prefix="causeway-kafka-"))
         self._jvm_options = (f"-Xmx{wanted.heap}", "-Xms64m", *jvm_options)
         self._prefix = prefix
@@ -165,7 +172,13 @@ class LocalCluster(KafkaCluster):
                 "listeners": f"{listeners},CONTROLLER://{host}:{port}",
                 "controller.quorum.voters": voters,
             }
-        return place | common_properties(self.wanted, self._stores())
+        properties = place | common_properties(self.wanted, self._stores())
+        for name, (bound, advertised) in self._proxied.items():
+            properties.setdefault("advertised.listeners", listeners)
+            properties["advertised.listeners"] += f",{name}://{host}:{advertised}"
+            properties["listeners"] += f",{name}://{host}:{bound}"
+            properties["listener.security.protocol.map"] += f",{name}:PLAINTEXT"
+        return properties
 
     def _stores(self) -> Stores | None:
         if not self.wanted.has_tls:
