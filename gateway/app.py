@@ -37,11 +37,13 @@ from gateway.security.credentials import Credentials
 from gateway.sessions.bound_session import BoundSession
 from gateway.sessions.broker_versions import VersionCache
 from gateway.sessions.link_gate import TopicCatalog
+from gateway.sessions.reserved_names import is_reserved
 from gateway.sessions.services import SessionServices
 from gateway.sessions.session import Session
+from gateway.sessions.topic_ids import TopicIds
 from gateway.state.records import StateFormatError
 from gateway.state.secrets import Secrets
-from gateway.state.store import Store
+from gateway.state.store import STATE_TOPIC, Store
 from gateway.state.topic import StateTopicError
 from gateway.tasks import Tasks
 from gateway.tls import TlsError, server_context
@@ -101,9 +103,11 @@ class App:
                 instance_id=str(uuid4()),
             )
         )
+        self._topic_ids = TopicIds(self._cluster, is_reserved)
         self._mirrors = MirrorTopics(
             self._store,
             self._cluster,
+            names_of=self._topic_ids.names_of,
             max_staleness_s=config.state.max_staleness_ms / 1000,
             on_deleted=self._links.forget_mirror,
         )
@@ -228,6 +232,7 @@ class App:
             advertised=endpoints.advertised,
             cluster=self._cluster,
             versions=self._versions,
+            topic_ids=self._topic_ids,
             credentials=self._credentials,
             mirrors=self._mirrors,
             limits=self._config.limits,
@@ -252,7 +257,9 @@ class App:
 
     def _reserved_ids(self) -> frozenset[UUID]:
         topic_id = self._store.topic_id
-        return frozenset() if topic_id is None else frozenset({topic_id})
+        if topic_id is not None:
+            self._topic_ids.learn(STATE_TOPIC, topic_id.bytes)
+        return self._topic_ids.reserved
 
     async def _close_listeners(self, timeout_s: float) -> None:
         async with asyncio.TaskGroup() as group:

@@ -59,6 +59,7 @@ FORWARDED: Final[dict[int, tuple[int, int]]] = {
     ApiKey.OFFSET_DELETE: (0, 0),
     ApiKey.DESCRIBE_CLIENT_QUOTAS: (0, 1),
     ApiKey.ALTER_CLIENT_QUOTAS: (0, 1),
+    ApiKey.DESCRIBE_QUORUM: (0, 1),
     ApiKey.DESCRIBE_CLUSTER: (0, 2),
     ApiKey.DESCRIBE_PRODUCERS: (0, 0),
     ApiKey.DESCRIBE_TRANSACTIONS: (0, 0),
@@ -88,6 +89,8 @@ REMARKS: Final[dict[int, str]] = {
     ApiKey.ADD_PARTITIONS_TO_TXN: "from v4 on between brokers (KIP-890)",
     ApiKey.CONSUMER_GROUP_HEARTBEAT: "v1 with a regular expression is refused: the broker would resolve it "
     "past our ACLs",
+    ApiKey.STREAMS_GROUP_HEARTBEAT: "with a regular expression refused, for the same reason",
+    ApiKey.DESCRIBE_QUORUM: "v2 shows the addresses of the controllers",
     ApiKey.SASL_HANDSHAKE: "v0 is shown, because librdkafka looks for it, and refused: raw tokens follow it",
 }
 
@@ -120,7 +123,6 @@ NOT_FORWARDED: Final[dict[int, str]] = {
     ApiKey.VOTE: _CONTROLLER,
     ApiKey.BEGIN_QUORUM_EPOCH: _CONTROLLER,
     ApiKey.END_QUORUM_EPOCH: _CONTROLLER,
-    ApiKey.DESCRIBE_QUORUM: "shows the addresses of the controllers",
     ApiKey.ALTER_PARTITION: _CONTROLLER,
     ApiKey.UPDATE_FEATURES: _OPERATION,
     ApiKey.ENVELOPE: _CONTROLLER,

@@ -5,7 +5,7 @@ NodeEndpoints of Produce v10-13 and Fetch v16-18 (KIP-951), a tagged field at th
 never encoded again: the fields before the addresses are skipped, only the list of brokers is written anew,
 records stay where they were received and unknown tagged fields survive. A broker without an advertised
 address is left out, or as a coordinator not available: its real address never gets to a client. Metadata also
-loses the topics that do not exist for clients.
+loses the topics that do not exist for clients, and tells which topic ids it had (KIP-516).
 """
 
 from collections.abc import Callable
@@ -34,6 +34,8 @@ from protocol.headers import response_body_offset
 
 Advertised: TypeAlias = Callable[[int], tuple[str, int] | None]
 Hidden: TypeAlias = Callable[[str], bool]
+# Told each topic's name and the 16 bytes of its id.
+Seen: TypeAlias = Callable[[str, bytes], None]
 Frame: TypeAlias = bytes | bytearray
 
 # The versions that carry addresses; one above them may carry more and is refused.
@@ -49,6 +51,8 @@ ADDRESS_VERSIONS: Final[dict[int, range]] = {
 
 _COORDINATOR_NOT_AVAILABLE: Final = 15
 _NODE_ENDPOINTS_TAG: Final = 0
+# Metadata's topics have an id from here on.
+_TOPIC_IDS: Final = 10
 _NO_NODE: Final = INT32.pack(-1)
 
 
@@ -60,6 +64,7 @@ class _Response(NamedTuple):
     encoding: Encoding
     advertised: Advertised
     hidden: Hidden | None
+    seen: Seen | None
 
 
 class _Edit(NamedTuple):
@@ -69,9 +74,16 @@ class _Edit(NamedTuple):
 
 
 def rewrite_addresses(
-    api_key: int, version: int, frame: Frame, advertised: Advertised, hidden: Hidden | None = None
+    api_key: int,
+    version: int,
+    frame: Frame,
+    advertised: Advertised,
+    hidden: Hidden | None = None,
+    seen: Seen | None = None,
 ) -> Frame | list[Buffer]:
     """Replace each broker's address in a response by `advertised(node_id)`; drop Metadata's `hidden` topics.
+
+    With `hidden`, `seen` is told all topics of Metadata from v10 on, the hidden ones too.
 
     Returns the same frame if nothing changes, else the parts of a new one, which may be views of the old.
     DecodeError; UnsupportedVersion for a version too new for its addresses to be known.
@@ -84,7 +96,8 @@ def rewrite_addresses(
     encoding = COMPACT if is_flexible(api_key, version) else PLAIN
     body = response_body_offset(api_key, version, frame)
     try:
-        edits = _EDITORS[api_key](_Response(api_key, version, frame, body, encoding, advertised, hidden))
+        response = _Response(api_key, version, frame, body, encoding, advertised, hidden, seen)
+        edits = _EDITORS[api_key](response)
     except OUT_OF_BOUNDS as error:
         raise DecodeError(f"{ApiKey(api_key).name} response v{version}: {error}") from error
     return _apply(frame, edits)
@@ -147,14 +160,19 @@ def _edit_metadata(response: _Response) -> list[_Edit]:
 def _drop_topics(response: _Response, start: int, hidden: Hidden) -> list[_Edit]:
     frame, encoding = response.frame, response.encoding
     end_of_topic = _end_of_metadata_topic(response.version)
+    seen = response.seen if response.version >= _TOPIC_IDS else None
     count, first_at = encoding.read_count(frame, start)
     dropped = []
     at = first_at
     for _ in range(count):
         topic_at = at
-        name, at = encoding.read_string(frame, topic_at + 2)
-        at = skip(frame, at, end_of_topic, encoding)
-        if name is not None and hidden(name):
+        name, id_at = encoding.read_string(frame, topic_at + 2)
+        at = skip(frame, id_at, end_of_topic, encoding)
+        if name is None:
+            continue
+        if seen is not None and at <= len(frame):
+            seen(name, bytes(frame[id_at : id_at + 16]))
+        if hidden(name):
             dropped.append(_Edit(topic_at, at, b""))
     _check_position(frame, at)
     return [_Edit(start, first_at, encoding.encode_count(count - len(dropped))), *dropped]

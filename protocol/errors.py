@@ -20,6 +20,10 @@ class FrameTooLarge(DecodeError):
         self.limit_bytes = limit_bytes
 
 
+class TooLargeToDecode(DecodeError):
+    """A well-formed request that would take too much memory and time once decoded."""
+
+
 class UnsupportedVersion(ProtocolError):
     """An API key, or a version of it, that we cannot decode (`api_key`, `version`)."""
 

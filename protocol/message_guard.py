@@ -3,7 +3,8 @@
 For each message class a plan is made once from kio's dataclasses: one step per field of variable size,
 with the fixed fields before it as a number of bytes to skip. A walk allocates nothing, whatever the
 bytes announce. Stricter than Kafka where Kafka is lax: only -1 is null, tagged fields ascend (KIP-482),
-nothing may trail. What needs no bound (UTF-8, booleans, error codes, times) kio checks by itself.
+nothing may trail. What needs no bound (UTF-8, booleans, error codes, times) kio checks by itself. Of a
+request the structures are counted too: decoded, one of three bytes takes 60 and more.
 """
 
 from __future__ import annotations
@@ -15,11 +16,28 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeAlias, get_args, get_origin
 
-from protocol.errors import DecodeError
+from protocol.errors import DecodeError, TooLargeToDecode
 from protocol.fields import encode_uvarint, read_uvarint
 
-# What to put in place of data[start:stop]; None instead of a list makes an unknown tag an error.
-Edits: TypeAlias = list[tuple[int, int, bytes]] | None
+
+class Strict:
+    """In place of a list of edits: no unknown tag, and in arrays no more elements than are left."""
+
+    __slots__ = ("elements", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.elements = 0
+        self.limit = limit
+
+    def add(self, count: int) -> None:
+        """Count elements. Raises TooLargeToDecode."""
+        self.elements += count
+        if self.elements > self.limit:
+            raise TooLargeToDecode(f"more than {self.limit} structures")
+
+
+# What to put in place of data[start:stop].
+Edits: TypeAlias = list[tuple[int, int, bytes]] | Strict
 # (data, position, end of the enclosing message or tagged field, edits) -> next position.
 # A step may return a position past the end: reading there is an IndexError or struct.error, and who
 # knows the end compares it with what came out. Fixed fields therefore need no check of their own.
@@ -53,9 +71,9 @@ class _Plan:
     least_bytes: int
 
 
-def check_message(message: type, data: bytes) -> None:
-    """Check a body that may hold only known tagged fields. Raises DecodeError."""
-    _walk_message(message, data, None)
+def check_message(message: type, data: bytes, max_elements: int = 2**31) -> None:
+    """Check a body that may hold only known tagged fields. Raises DecodeError, TooLargeToDecode."""
+    _walk_message(message, data, Strict(max_elements))
 
 
 def drop_unknown_tags(message: type, data: bytes) -> bytes:
@@ -215,6 +233,8 @@ def _array(where: str, skip: int, length: struct.Struct | None, nullable: bool, 
     def elements(data: bytes, at: int, end: int, edits: Edits, count: int) -> int:
         if not 0 <= count * least <= end - at:
             return _null(where, nullable, count, at, end)
+        if isinstance(edits, Strict):
+            edits.add(count)
         for _ in range(count):
             for each in steps:
                 at = each(data, at, end, edits)
@@ -269,7 +289,7 @@ def _tagged_fields(entity: str, known: dict[int, tuple[str, Step]]) -> Step:
                 raise DecodeError(f"{entity}: tag {tag} of {size} bytes in {end - at} bytes")
             if tag in known:
                 _walk_tagged_field(*known[tag], data, size_at, at, at + size, edits)
-            elif edits is None:
+            elif isinstance(edits, Strict):
                 raise DecodeError(f"{entity}: unknown tag {tag}")
             else:
                 dropped += 1
@@ -278,7 +298,7 @@ def _tagged_fields(entity: str, known: dict[int, tuple[str, Step]]) -> Step:
                     tag_at = edits.pop()[0]
                 edits.append((tag_at, at + size, b""))
             at += size
-        if edits is not None and dropped:
+        if dropped and not isinstance(edits, Strict):
             edits.append((count_at, tags_at, encode_uvarint(count - dropped)))
         return at
 
@@ -288,10 +308,10 @@ def _tagged_fields(entity: str, known: dict[int, tuple[str, Step]]) -> Step:
 def _walk_tagged_field(
     where: str, walk: Step, data: bytes, size_at: int, start: int, end: int, edits: Edits
 ) -> None:
-    first_edit = len(edits or ())
+    first_edit = 0 if isinstance(edits, Strict) else len(edits)
     at = walk(data, start, end, edits)
     if at != end:
         raise DecodeError(f"{where}: the tagged field has {end - start} bytes, its value {at - start}")
-    if edits and len(edits) > first_edit:
+    if not isinstance(edits, Strict) and len(edits) > first_edit:
         shrunk = sum(stop - begin - len(replacement) for begin, stop, replacement in edits[first_edit:])
         edits.append((size_at, start, encode_uvarint(end - start - shrunk)))

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import io
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from kio.index import KioIndexError, load_request_schema, load_response_schema
 from kio.serial import entity_reader, entity_writer
 
-from protocol.errors import DecodeError, UnsupportedVersion
+from protocol.errors import DecodeError, TooLargeToDecode, UnsupportedVersion
 from protocol.message_guard import check_message, drop_unknown_tags
+
+# What names a topic, a partition, a config or a member takes this much in a request of any real client.
+_LEAST_ELEMENT_BYTES: Final = 16
 
 
 @cache
@@ -37,15 +40,25 @@ def response_class(api_key: int, version: int) -> type:
         raise UnsupportedVersion(api_key, version) from None
 
 
-def decode_request(api_key: int, version: int, body: bytes | bytearray | memoryview) -> Any:
+def decode_request(
+    api_key: int, version: int, body: bytes | bytearray | memoryview, *, max_bytes: int | None = None
+) -> Any:
     """Decode the whole body of a request, which may hold no tagged field that kio does not know.
 
-    What we cannot read we cannot authorize. Raises DecodeError, UnsupportedVersion.
+    What we cannot read we cannot authorize. With `max_bytes` a larger body is TooLargeToDecode, and so is one
+    with more structures than that many bytes have room for, at 16 bytes each: 1 MiB of the smallest takes 25
+    MiB and half a second. Raises DecodeError, UnsupportedVersion.
     """
-    # A copy, because kio reads a buffer's address and takes neither writable nor strided ones.
-    data = bytes(body)
     message = request_class(api_key, version)
-    check_message(message, data)
+    if max_bytes is None:
+        # A copy, because kio reads a buffer's address and takes neither writable nor strided ones.
+        data = bytes(body)
+        check_message(message, data)
+        return _read(message, data)
+    if len(body) > max_bytes:
+        raise TooLargeToDecode(f"{message.__name__} of {len(body)} bytes, the limit is {max_bytes}")
+    data = bytes(body)
+    check_message(message, data, max_bytes // _LEAST_ELEMENT_BYTES)
     return _read(message, data)
 
 

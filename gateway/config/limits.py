@@ -17,6 +17,7 @@ class LimitsConfig(Section):
 
     max_frame_bytes: _FrameBytes = 104_857_600
     max_frame_bytes_before_authentication: _FrameBytes = 65_536
+    max_decoded_request_bytes: _FrameBytes = 1_048_576
     max_in_flight: Count = 64
     max_in_flight_bytes: Count = 16_777_216
     max_connections: Count = 10_000

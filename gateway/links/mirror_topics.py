@@ -4,7 +4,7 @@ While mirrored a topic keeps everything (`retention.*` -1, no compaction) and ta
 (`compression.type=producer`, CreateTime without bounds); promote writes the source's values.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Final
 from uuid import UUID
 
@@ -85,11 +85,13 @@ class MirrorTopics:
         store: Store,
         cluster: Cluster,
         *,
+        names_of: Callable[[Collection[UUID]], Awaitable[Mapping[UUID, str]]],
         max_staleness_s: float,
         on_deleted: Callable[[str], None],
     ) -> None:
         self._store = store
         self._cluster = cluster
+        self._names_of = names_of
         self._max_staleness_s = max_staleness_s
         self._on_deleted = on_deleted
         self._known: set[str | UUID] = set()
@@ -108,9 +110,9 @@ class MirrorTopics:
         await self._store.read_to_end()
         ids = [topic for topic in unknown if isinstance(topic, UUID)]
         names = [topic for topic in unknown if isinstance(topic, str)]
-        topics = (await self._cluster.metadata(None if ids else names)).topics
+        topics = (await self._cluster.metadata(names)).topics if names else {}
         if ids:
-            named = {each.topic_id: name for name, each in topics.items() if each.topic_id is not None}
+            named = await self._names_of(ids)
             nameless = [topic_id for topic_id in ids if topic_id not in named]
             if nameless:
                 # A mirror's record precedes its topic, but has its id only later: it is found by its name.

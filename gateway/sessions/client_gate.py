@@ -1,8 +1,8 @@
 """What becomes of a client's requests once it is known who the client is.
 
 Most are forwarded as they are. Looked into are: Produce and what else would change a mirror topic (refused in
-part, the rest goes on), requests that name what is reserved (`reserved_names`), and responses with broker
-addresses, fillers or lists of everything. What was not advertised is refused by closing, as Kafka does.
+part, the rest goes on), and requests that name what is reserved (`reserved_names`) or have a broker resolve
+what we cannot. What was not advertised is refused by closing, as Kafka does. For responses see `responses`.
 """
 
 from __future__ import annotations
@@ -20,21 +20,19 @@ from gateway.sessions import local_replies
 from gateway.sessions.broker_versions import BrokerVersions
 from gateway.sessions.request_path import Decision, Finish, Forward, Parts, Refuse, Reply
 from gateway.sessions.reserved_names import (
-    LISTING_APIS,
     RESERVED_BYTES,
     Substitution,
     is_reserved,
-    without_reserved,
 )
+from gateway.sessions.responses import Responses
 from gateway.sessions.services import SessionServices
+from gateway.sessions.topic_ids import UNREACHABLE
 from gateway.state.store import StateUnavailable
 from gateway.upstreams.errors import DialError, KafkaError
 from gateway.wire import ConnectionClosed
-from protocol import fillers
 from protocol.api_keys import ApiKey
 from protocol.api_versions import ANSWERED_HERE, encode_api_versions_body, is_forwardable
-from protocol.broker_addresses import ADDRESS_VERSIONS, rewrite_addresses
-from protocol.errors import ProtocolError
+from protocol.errors import ProtocolError, TooLargeToDecode
 from protocol.headers import RequestHeader, response_body_offset
 from protocol.messages import decode_request, decode_response, encode_request, encode_response
 from protocol.produce_refusals import split_produce
@@ -43,8 +41,8 @@ from protocol.request_views import ProduceView, read_produce
 
 log = structlog.get_logger(__name__)
 
-_FETCHES: Final = frozenset({ApiKey.FETCH, ApiKey.SHARE_FETCH})
 _NO_ACKS: Final = 0
+_NO_NAMES: Final = "The gateway cannot ask the cluster which topics these are"
 _TOPIC_RESOURCE: Final = 2
 _TOPIC_REGEX: Final = 1
 # Whatever keeps the state from being read: until it can be, it is unknown which topics are mirrors.
@@ -75,10 +73,17 @@ class ClientGate:
         self._node_id = node_id
         self._versions: BrokerVersions | None = None
         self._log = log.bind(listener=services.listener, node_id=node_id)
-        self._finishes: dict[tuple[int, int], Finish | None] = {}
+        self._responses = Responses(services)
 
     async def decide(self, header: RequestHeader, frame: bytearray) -> ClientDecision:
         """What becomes of a request; DecodeError if it had to be looked into and is malformed, DialError."""
+        try:
+            return await self._decide(header, frame)
+        except TooLargeToDecode as error:
+            observe.refusals.labels(observe.api_name(header.api_key), "too_large").inc()
+            return Refuse(f"{error}; see limits.max_decoded_request_bytes")
+
+    async def _decide(self, header: RequestHeader, frame: bytearray) -> ClientDecision:
         key, version = header.api_key, header.api_version
         versions = self._versions
         if versions is None:
@@ -92,7 +97,15 @@ class ClientGate:
             return await step(self, header, frame)
         if self._may_name_reserved(frame):
             return self._substitute(header, frame)
-        return Forward(frame, self._finish(key, version))
+        return Forward(frame, self._responses.finish(key, version))
+
+    def _decode(self, header: RequestHeader, frame: bytearray) -> Any:
+        return decode_request(
+            header.api_key,
+            header.api_version,
+            memoryview(frame)[header.body_offset :],
+            max_bytes=self._services.limits.max_decoded_request_bytes,
+        )
 
     # --- answered here ---------------------------------------------------------------------------------
 
@@ -109,7 +122,7 @@ class ClientGate:
     async def _produce(self, header: RequestHeader, frame: bytearray) -> Decision:
         request = read_produce(header.api_version, frame, header.body_offset)
         refused = await self._produce_refusals(request)
-        finish = self._finish(header.api_key, header.api_version)
+        finish = self._responses.finish(header.api_key, header.api_version)
         expects_reply = request.acks != _NO_ACKS
         split = split_produce(request, refused.get) if refused else None
         if split is None:
@@ -128,10 +141,16 @@ class ClientGate:
         if request.transactional_id is not None and is_reserved(request.transactional_id):
             return dict.fromkeys(topics, Refusal(ErrorCode.transactional_id_authorization_failed))
         refused: dict[str | UUID, Refusal] = {}
-        reserved_ids = self._services.reserved_ids()
+        topic_ids = [topic for topic in topics if isinstance(topic, UUID)]
+        try:
+            names = await self._services.topic_ids.names_of(topic_ids)
+        except UNREACHABLE as error:
+            self._log.warning("topic_ids.unknown", error=str(error))
+            return dict.fromkeys(topics, Refusal(_RETRIABLE[ApiKey.PRODUCE], _NO_NAMES))
         for topic in topics:
             if isinstance(topic, UUID):
-                if topic in reserved_ids:
+                name = names.get(topic)
+                if name is None or is_reserved(name):
                     refused[topic] = Refusal(ErrorCode.unknown_topic_id)
             elif is_reserved(topic):
                 refused[topic] = Refusal(ErrorCode.unknown_topic_or_partition)
@@ -147,8 +166,8 @@ class ClientGate:
 
     async def _change_topics(self, header: RequestHeader, frame: bytearray) -> Decision:
         """AddPartitionsToTxn, DeleteRecords, CreatePartitions: not on mirrors."""
-        key, version = header.api_key, header.api_version
-        request = decode_request(key, version, memoryview(frame)[header.body_offset :])
+        key = header.api_key
+        request = self._decode(header, frame)
         unknown = await self._unknown_state(key, _topics_of(request))
 
         def refused(topic: str) -> Refusal | None:
@@ -159,7 +178,7 @@ class ClientGate:
 
     async def _alter_configs(self, header: RequestHeader, frame: bytearray) -> Decision:
         """AlterConfigs, IncrementalAlterConfigs: not what the link of a mirror relies on."""
-        request = decode_request(header.api_key, header.api_version, memoryview(frame)[header.body_offset :])
+        request = self._decode(header, frame)
         topics = [each.resource_name for each in request.resources if each.resource_type == _TOPIC_RESOURCE]
         if await self._unknown_state(header.api_key, topics) is not None:
             return Refuse("the state cannot be read, so it is unknown which configs a link relies on")
@@ -181,14 +200,14 @@ class ClientGate:
             return self._partly(header, frame, split)
         if self._may_name_reserved(frame):
             return self._substitute(header, frame)
-        return Forward(frame, self._finish(header.api_key, header.api_version))
+        return Forward(frame, self._responses.finish(header.api_key, header.api_version))
 
     def _partly(self, header: RequestHeader, frame: bytearray, split: Answer | Cut) -> Decision:
         """Forwards what is left after a part was refused."""
         if isinstance(split, Answer):
             return Reply(split.body)
         key, version = header.api_key, header.api_version
-        plain = self._finish(key, version)
+        plain = self._responses.finish(key, version)
 
         def finish(response: bytearray) -> Parts:
             body_at = response_body_offset(key, version, response)
@@ -204,7 +223,7 @@ class ClientGate:
         decision = (
             self._substitute(header, frame)
             if self._may_name_reserved(frame)
-            else Forward(frame, self._finish(header.api_key, header.api_version))
+            else Forward(frame, self._responses.finish(header.api_key, header.api_version))
         )
         plain = decision.finish
 
@@ -214,6 +233,8 @@ class ClientGate:
                 topic = result.name or getattr(result, "topic_id", None)
                 if result.error_code == ErrorCode.none and topic is not None:
                     self._mirrors.topic_deleted(topic)
+                    if result.name is not None:
+                        self._services.topic_ids.forget(result.name)
             return (response,) if plain is None else plain(response)
 
         return Forward(decision.frame, finish)
@@ -224,7 +245,7 @@ class ClientGate:
         """Refused for a transactional id of ours, as Produce is: a name in its place would exist then."""
         if RESERVED_BYTES in frame:
             version = header.api_version
-            request = decode_request(header.api_key, version, memoryview(frame)[header.body_offset :])
+            request = self._decode(header, frame)
             if request.transactional_id is not None and is_reserved(request.transactional_id):
                 observe.refusals.labels(observe.api_name(header.api_key), "reserved").inc()
                 return Reply(
@@ -234,12 +255,20 @@ class ClientGate:
 
     async def _consumer_group_heartbeat(self, header: RequestHeader, frame: bytearray) -> Decision:
         """Refused with a regular expression (v1, KIP-848): a broker would resolve it past us."""
-        if header.api_version >= _TOPIC_REGEX:
-            body = memoryview(frame)[header.body_offset :]
-            # An empty one takes back what was subscribed to before.
-            if decode_request(header.api_key, header.api_version, body).subscribed_topic_regex:
-                observe.refusals.labels(observe.api_name(header.api_key), "regex").inc()
-                return Reply(local_replies.regular_expression_refused(header.api_version))
+        # An empty one takes back what was subscribed to before.
+        if header.api_version >= _TOPIC_REGEX and self._decode(header, frame).subscribed_topic_regex:
+            observe.refusals.labels(observe.api_name(header.api_key), "regex").inc()
+            return Reply(local_replies.regular_expression_refused(header.api_version))
+        if self._may_name_reserved(frame):
+            return self._substitute(header, frame)
+        return Forward(frame)
+
+    async def _streams_group_heartbeat(self, header: RequestHeader, frame: bytearray) -> Decision:
+        """Refused with a regular expression (KIP-1071), for the same reason."""
+        topology = self._decode(header, frame).topology
+        if topology is not None and any(each.source_topic_regex for each in topology.subtopologies):
+            observe.refusals.labels(observe.api_name(header.api_key), "regex").inc()
+            return Reply(local_replies.streams_expression_refused(header.api_version))
         if self._may_name_reserved(frame):
             return self._substitute(header, frame)
         return Forward(frame)
@@ -251,9 +280,9 @@ class ClientGate:
 
     def _substitute(self, header: RequestHeader, frame: bytearray, then: Finish | None = None) -> Forward:
         key, version = header.api_key, header.api_version
-        plain = then or self._finish(key, version)
+        plain = then or self._responses.finish(key, version)
         names = Substitution(self._services.reserved_ids())
-        request = names.request(decode_request(key, version, memoryview(frame)[header.body_offset :]))
+        request = names.request(self._decode(header, frame))
         if not names.changed:
             # The bytes were part of something else: a longer name, a text.
             return Forward(frame, plain)
@@ -266,49 +295,6 @@ class ClientGate:
             return (whole[:body_at], encode_response(body))
 
         return Forward(frame[: header.body_offset] + encode_request(request), finish)
-
-    # --- responses -------------------------------------------------------------------------------------
-
-    def _finish(self, key: int, version: int) -> Finish | None:
-        try:
-            return self._finishes[key, version]
-        except KeyError:
-            finish = self._finishes[key, version] = self._make_finish(key, version)
-            return finish
-
-    def _make_finish(self, key: int, version: int) -> Finish | None:
-        if key in ADDRESS_VERSIONS:
-            fetches = key in _FETCHES
-            if not fetches and version < ADDRESS_VERSIONS[key].start:
-                return None
-            advertised = self._services.advertised
-            hidden = is_reserved if key == ApiKey.METADATA else None
-
-            def finish_addresses(frame: bytearray) -> Parts:
-                if fetches:
-                    self._present_fillers(frame)
-                rewritten = rewrite_addresses(key, version, frame, advertised, hidden)
-                return rewritten if isinstance(rewritten, list) else (rewritten,)
-
-            return finish_addresses
-        if key in LISTING_APIS:
-
-            def finish_listing(frame: bytearray) -> Parts:
-                if RESERVED_BYTES not in frame:
-                    return (frame,)
-                body_at = response_body_offset(key, version, frame)
-                body = without_reserved(decode_response(key, version, memoryview(frame)[body_at:]))
-                return (frame[:body_at], encode_response(body))
-
-            return finish_listing
-        return None
-
-    def _present_fillers(self, frame: bytearray) -> None:
-        keys = self._mirrors.filler_keys()
-        if keys:
-            presented = fillers.present(frame, keys)
-            if presented:
-                observe.fillers_presented.inc(presented)
 
 
 def _topics_of(request: Any) -> list[str | UUID]:
@@ -339,4 +325,5 @@ _STEPS: Final[dict[int, _Step]] = {
     ApiKey.DELETE_TOPICS: ClientGate._delete_topics,
     ApiKey.INIT_PRODUCER_ID: ClientGate._init_producer_id,
     ApiKey.CONSUMER_GROUP_HEARTBEAT: ClientGate._consumer_group_heartbeat,
+    ApiKey.STREAMS_GROUP_HEARTBEAT: ClientGate._streams_group_heartbeat,
 }

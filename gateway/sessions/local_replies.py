@@ -1,7 +1,7 @@
 """Bodies of the responses that the gateway gives itself, but for ApiVersions, which `protocol` has.
 
-SaslHandshake 0–1, SaslAuthenticate 0–2 (KIP-43, KIP-152), and refusals of InitProducerId, LinkAttach and
-ConsumerGroupHeartbeat.
+SaslHandshake 0–1, SaslAuthenticate 0–2 (KIP-43, KIP-152), and refusals of InitProducerId, LinkAttach,
+ConsumerGroupHeartbeat and StreamsGroupHeartbeat.
 """
 
 from __future__ import annotations
@@ -51,6 +51,29 @@ def regular_expression_refused(version: int) -> bytes:
             error_message="Brokers behind this gateway resolve no regular expressions: subscribe by names",
             member_epoch=0,
             heartbeat_interval=timedelta(),
+        )
+    )
+
+
+def streams_expression_refused(version: int) -> bytes:
+    """The same for a StreamsGroupHeartbeat (KIP-1071), in the words of Kafka 4.3, which resolves none yet."""
+    made = response_class(ApiKey.STREAMS_GROUP_HEARTBEAT, version)
+    return encode_response(
+        made(
+            throttle_time=timedelta(),
+            error_code=ErrorCode.invalid_request,
+            error_message="Regular expressions for source topics are not supported yet.",
+            member_id="",
+            member_epoch=0,
+            heartbeat_interval=timedelta(),
+            acceptable_recovery_lag=0,
+            task_offset_interval=timedelta(),
+            status=(),
+            active_tasks=None,
+            standby_tasks=None,
+            warmup_tasks=None,
+            endpoint_information_epoch=0,
+            partitions_by_user_endpoint=None,
         )
     )
 

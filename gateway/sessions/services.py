@@ -11,6 +11,7 @@ from gateway.config import Authentication, LimitsConfig
 from gateway.security.credentials import Credentials
 from gateway.security.principals import Principal
 from gateway.sessions.broker_versions import VersionCache
+from gateway.sessions.topic_ids import TopicIds
 from gateway.upstreams.connection import BrokerConnection
 from gateway.wire import FrameConnection
 from protocol.reverse import LinkAttachRequest, LinkAttachResponse
@@ -69,6 +70,7 @@ class SessionServices:
     advertised: Callable[[int], tuple[str, int] | None]
     cluster: UpstreamCluster
     versions: VersionCache
+    topic_ids: TopicIds
     credentials: Credentials
     mirrors: MirrorGuard
     limits: LimitsConfig

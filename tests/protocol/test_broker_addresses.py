@@ -113,9 +113,9 @@ def test_no_forwarded_response_has_an_address_that_we_do_not_know(key: int) -> N
     assert not unused
 
 
-def test_describe_quorum_is_why_it_is_not_forwarded() -> None:
+def test_the_addresses_of_controllers_are_why_describe_quorum_ends_early() -> None:
     assert ("Listener", "host") in address_fields(ApiKey.DESCRIBE_QUORUM, 2)
-    assert ApiKey.DESCRIBE_QUORUM not in FORWARDED
+    assert FORWARDED[ApiKey.DESCRIBE_QUORUM][1] < 2
 
 
 @pytest.mark.parametrize("key", ADDRESS_VERSIONS, ids=lambda key: ApiKey(key).name)
@@ -340,6 +340,27 @@ def test_tagged_fields_of_an_endpoint_survive() -> None:
 def test_tagged_fields_that_lie(tags: bytes) -> None:
     with pytest.raises(DecodeError):
         rewrite_addresses(ApiKey.FETCH, 17, fetch_frame(tags), advertised)
+
+
+@pytest.mark.parametrize("version", range(9, 14))
+def test_metadata_tells_topics_and_their_ids(version: int) -> None:
+    message = response_class(ApiKey.METADATA, version)
+    response = decode_response(ApiKey.METADATA, version, build(message, 3)[0])
+    kept, gone = (dataclasses.replace(response.topics[0], name=name) for name in ("kept", "gone"))
+    topics = (kept, gone, dataclasses.replace(kept, name=None) if version >= 12 else kept)
+    body = encode_response(dataclasses.replace(response, topics=topics))
+    seen: list[tuple[str, bytes]] = []
+    frame = encode_response_header(ApiKey.METADATA, version, 1) + body
+    rewrite_addresses(
+        ApiKey.METADATA,
+        version,
+        frame,
+        advertised,
+        "gone".__eq__,
+        lambda name, topic_id: seen.append((name, topic_id)),
+    )
+    expected = [(each.name, each.topic_id.bytes) for each in topics if each.name] if version >= 10 else []
+    assert seen == expected
 
 
 def test_other_responses_pass() -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import struct
 from datetime import timedelta
 from typing import Any
@@ -11,7 +12,7 @@ from kio.schema.types import TopicName
 from kio.static.primitive import Records, i64Timedelta
 
 from protocol.api_keys import ApiKey
-from protocol.errors import DecodeError, UnsupportedVersion
+from protocol.errors import DecodeError, TooLargeToDecode, UnsupportedVersion
 from protocol.headers import peek_request_header, response_body_offset
 from protocol.messages import (
     decode_request,
@@ -132,6 +133,24 @@ def test_a_request_with_an_unknown_tagged_field_is_refused() -> None:
     body = encode_request(METADATA)[:-1] + b"\x01\x05\x03new"
     with pytest.raises(DecodeError, match=r"MetadataRequest: unknown tag 5"):
         decode_request(3, 12, body)
+
+
+def test_a_request_that_would_be_huge_once_decoded_is_refused() -> None:
+    one = MetadataRequestTopic(topic_id=None, name=TopicName("a" * 30))
+    request = dataclasses.replace(METADATA, topics=(one,) * 1000)
+    body = encode_request(request)
+    assert decode_request(3, 12, body, max_bytes=len(body)) == request
+    with pytest.raises(TooLargeToDecode, match=f"MetadataRequest of {len(body)} bytes, the limit is 999"):
+        decode_request(3, 12, body, max_bytes=999)
+    # Topics of 19 bytes each: there may be as many as would fit at 16.
+    short = MetadataRequestTopic(topic_id=None, name=TopicName("a"))
+    small = encode_request(dataclasses.replace(METADATA, topics=(short,) * 1000))
+    assert len(small) < 20_000
+    assert decode_request(3, 12, small, max_bytes=1000 * 20)
+    narrow = b"\xe9\x07" + b"\x02a\x00" * 1000 + bytes(4)
+    assert len(decode_request(3, 9, narrow, max_bytes=16_000).topics) == 1000
+    with pytest.raises(TooLargeToDecode, match="more than 999 structures"):
+        decode_request(3, 9, narrow, max_bytes=15_999)
 
 
 ROUND_TRIPS = [

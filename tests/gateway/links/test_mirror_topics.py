@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Any, cast
 from uuid import UUID, uuid4
 
@@ -45,7 +45,19 @@ async def lab() -> AsyncIterator[Lab]:
     await broker.start()
     cluster, store = cluster_of(broker), FakeStore()
     deleted: list[str] = []
-    topics = MirrorTopics(cast("Store", store), cluster, max_staleness_s=30, on_deleted=deleted.append)
+
+    async def names_of(topic_ids: Collection[UUID]) -> dict[UUID, str]:
+        found = (await cluster.metadata(None)).topics
+        named = {each.topic_id: name for name, each in found.items() if each.topic_id is not None}
+        return {topic_id: named[topic_id] for topic_id in topic_ids if topic_id in named}
+
+    topics = MirrorTopics(
+        cast("Store", store),
+        cluster,
+        names_of=names_of,
+        max_staleness_s=30,
+        on_deleted=deleted.append,
+    )
     lab = Lab(broker, store, topics, deleted)
     yield lab
     await cluster.close()

@@ -19,8 +19,10 @@ from gateway.listeners.listener import Listener
 from gateway.security.credentials import Credentials
 from gateway.security.principals import Principal
 from gateway.sessions.broker_versions import VersionCache
+from gateway.sessions.reserved_names import is_reserved
 from gateway.sessions.services import SessionServices
 from gateway.sessions.session import Session
+from gateway.sessions.topic_ids import TopicIds
 from gateway.state.store import StateUnavailable
 from gateway.upstreams.cluster import Cluster, DialConnector
 from gateway.upstreams.dialer import Security
@@ -34,6 +36,8 @@ from tests.e2e.raw_client import make
 from tests.fakes.broker import FakeBroker
 
 STATE_TOPIC_ID = UUID(int=0xCA05E)
+MIRROR_ID = UUID(int=1)
+PLAIN_ID = UUID(int=2)
 NODE_ID = 1
 PASSWORD = "wonderland"
 
@@ -96,6 +100,7 @@ class Lab:
     mirrors: Mirrors
     attach: Attach
     sessions: list[Session]
+    topic_ids: TopicIds
     serving: bool = True
     clients: list[Client] = field(default_factory=list)
 
@@ -194,6 +199,9 @@ async def lab(
     await broker.start()
     cluster = Cluster(DialConnector([broker.bootstrap], Security()))
     limits = limits or LimitsConfig()
+    topic_ids = TopicIds(cluster, is_reserved)
+    for name, topic_id in (("_causeway-state", STATE_TOPIC_ID), ("mirror", MIRROR_ID), ("plain", PLAIN_ID)):
+        topic_ids.learn(name, topic_id.bytes)
     mirrors, attach, sessions = Mirrors(), Attach(), list[Session]()
     services = SessionServices(
         listener="lab",
@@ -201,12 +209,13 @@ async def lab(
         advertised=lambda node_id: ("gateway.example", 9000 + node_id) if node_id < 5 else None,
         cluster=cluster,
         versions=VersionCache(cluster),
+        topic_ids=topic_ids,
         credentials=Credentials({"alice": PASSWORD, "admin": PASSWORD}, lambda name: None),
         mirrors=mirrors,
         limits=limits,
         super_users=super_users,
         attach=attach,
-        reserved_ids=lambda: frozenset({STATE_TOPIC_ID}),
+        reserved_ids=lambda: topic_ids.reserved,
         serving=lambda: made.serving,
     )
 
@@ -217,7 +226,7 @@ async def lab(
     endpoints = tuple(Endpoint("127.0.0.1", 0, node_id) for node_id in (None, NODE_ID, 9))
     listener = Listener("lab", endpoints, make_session, limits=limits, ssl_context=tls)
     await listener.start()
-    made = Lab(broker, cluster, listener, mirrors, attach, sessions)
+    made = Lab(broker, cluster, listener, mirrors, attach, sessions, topic_ids)
     try:
         yield made
     finally:

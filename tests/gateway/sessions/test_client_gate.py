@@ -8,18 +8,16 @@ from uuid import UUID
 import pytest
 from kio.schema.errors import ErrorCode
 
+from gateway.config import LimitsConfig
 from gateway.upstreams.metadata import nested_class
 from gateway.wire import ConnectionClosed
 from protocol.api_keys import ApiKey
 from protocol.fillers import encode_filler_batch
 from protocol.headers import RequestHeader
-from protocol.messages import decode_request, response_class
+from protocol.messages import decode_request, encode_response, response_class
 from protocol.record_batches import read_batches
 from tests.e2e.raw_client import batch, make, produce
-from tests.gateway.sessions.lab import STATE_TOPIC_ID, Client, Lab, heartbeat, lab
-
-MIRROR_ID = UUID(int=1)
-PLAIN_ID = UUID(int=2)
+from tests.gateway.sessions.lab import MIRROR_ID, PLAIN_ID, STATE_TOPIC_ID, Client, Lab, heartbeat, lab
 
 
 def nothing(response: Any) -> dict[str, Any]:
@@ -491,6 +489,43 @@ async def test_no_broker_resolves_a_regular_expression() -> None:
         assert b"!causeway-state" in bodies[-1]
 
 
+async def test_no_broker_resolves_the_regular_expressions_of_a_streams_application() -> None:
+    def answer(header: RequestHeader, body: bytes) -> Any:
+        made = response_class(header.api_key, header.api_version)
+        more = dict.fromkeys(("status", "active_tasks", "standby_tasks", "warmup_tasks"))
+        return made(
+            throttle_time=timedelta(),
+            error_code=ErrorCode.none,
+            member_id="m",
+            member_epoch=1,
+            heartbeat_interval=timedelta(seconds=5),
+            acceptable_recovery_lag=0,
+            task_offset_interval=timedelta(),
+            endpoint_information_epoch=0,
+            partitions_by_user_endpoint=None,
+            **more,
+        )
+
+    def joins(*regexes: str) -> Any:
+        subtopologies = [
+            {"subtopology_id": "0", "source_topics": ("plain",)},
+            {"subtopology_id": "1", "source_topics": (), "source_topic_regex": regexes},
+        ]
+        return make(
+            ApiKey.STREAMS_GROUP_HEARTBEAT, 0, group_id="g", topology={"subtopologies": subtopologies}
+        )
+
+    async with lab() as here:
+        here.broker.handlers[ApiKey.STREAMS_GROUP_HEARTBEAT] = answer
+        client = await here.client()
+        refused = await client.call(joins("plain", ".*"))
+        assert refused.error_code == ErrorCode.invalid_request
+        assert here.forwarded(ApiKey.STREAMS_GROUP_HEARTBEAT) == []
+        goes_on = make(ApiKey.STREAMS_GROUP_HEARTBEAT, 0, group_id="g", topology=None)
+        for taken in (joins(), goes_on):
+            assert (await client.call(taken)).member_epoch == 1
+
+
 async def test_a_fetch_of_our_topic_is_asked_without_a_session_under_another_name() -> None:
     seen: list[Any] = []
 
@@ -519,3 +554,117 @@ async def test_a_fetch_of_our_topic_is_asked_without_a_session_under_another_nam
         assert [topic.topic for topic in seen[0].topics] == ["!causeway-state", "plain"]
         await client.call(fetch(11, "plain", session=(77, 5)))
         assert (seen[1].session_id, seen[1].session_epoch) == (77, 5)
+
+
+# --- topic ids ---------------------------------------------------------------------------------------
+
+
+async def test_an_id_that_no_topic_has_is_refused_and_the_others_go_through() -> None:
+    async with lab() as here:
+        client = await producing(here)
+        unknown = UUID(int=0xDEAD)
+        answer = await client.call(produce(13, {unknown: batch(b"x"), PLAIN_ID: batch(b"y")}))
+        assert {topic: outcome[0] for topic, outcome in outcomes(answer).items()} == {
+            unknown: ErrorCode.unknown_topic_id,
+            PLAIN_ID: ErrorCode.none,
+        }
+        # The mirrors are asked for what exists only.
+        assert here.mirrors.asked == [PLAIN_ID]
+
+
+async def test_a_new_topic_is_found_by_its_id() -> None:
+    async with lab() as here:
+        client = await producing(here)
+        await client.call(heartbeat())
+        here.broker.handlers[ApiKey.METADATA] = echo_metadata([])
+        here.topic_ids.forget("plain")
+        answer = await client.call(produce(13, {PLAIN_ID: batch(b"y")}))
+        # The broker of this test tells no name in an answer by id.
+        assert outcomes(answer)[PLAIN_ID][0] == ErrorCode.unknown_topic_id
+        here.topic_ids.learn("plain", PLAIN_ID.bytes)
+        answer = await client.call(produce(13, {PLAIN_ID: batch(b"y")}))
+        assert outcomes(answer)[PLAIN_ID][0] == ErrorCode.none
+
+
+async def test_a_cluster_that_cannot_tell_what_an_id_is_makes_producers_try_again() -> None:
+    async with lab() as here:
+        client = await producing(here)
+        await client.call(produce(13, {PLAIN_ID: batch(b"x")}))
+        here.broker.handlers[ApiKey.METADATA] = lambda header, body: b"\xff" * 9
+        answer = await client.call(produce(13, {UUID(int=0xDEAD): batch(b"x"), PLAIN_ID: batch(b"y")}))
+        assert {outcome[0] for outcome in outcomes(answer).values()} == {ErrorCode.not_leader_or_follower}
+        assert len(here.forwarded(ApiKey.PRODUCE)) == 1
+
+
+# --- large requests ----------------------------------------------------------------------------------
+
+
+def delete_groups(count: int, name: str) -> Any:
+    return make(ApiKey.DELETE_GROUPS, 2, groups_names=(name,) * count)
+
+
+@pytest.mark.parametrize(
+    ("count", "name"),
+    [(100, "g" * 1000), (5000, "g")],
+    ids=["bytes", "structures"],
+)
+async def test_a_request_that_is_too_large_to_be_looked_into_is_refused(count: int, name: str) -> None:
+    limits = LimitsConfig(max_decoded_request_bytes=65_536)
+    async with lab(limits=limits) as here:
+        here.broker.handlers[ApiKey.DELETE_GROUPS] = lambda header, body: response_class(42, 2)(
+            throttle_time=timedelta(), results=()
+        )
+        client = await here.client()
+        # What nobody has to look into goes through.
+        await client.call(delete_groups(count, name))
+        await client.call(delete_groups(20, "_causeway-work"))
+        client.send(delete_groups(count, "_causeway-" + name))
+        with pytest.raises(ConnectionClosed):
+            await client.wire.read_frame(10)
+        assert len(here.forwarded(ApiKey.DELETE_GROUPS)) == 2
+
+
+# --- nothing asked for -------------------------------------------------------------------------------
+
+
+async def test_a_produce_request_without_topics_is_the_brokers_to_answer() -> None:
+    async with lab() as here:
+        client = await producing(here)
+        for version in (3, 9, 13):
+            assert (await client.call(produce(version, {}))).responses == ()
+        client.send(produce(9, {}, acks=0))
+        client.send(produce(9, {"plain": batch(b"x")}, acks=0))
+        await client.call(heartbeat())
+        assert len(here.forwarded(ApiKey.PRODUCE)) == 5
+
+
+NOTHING: list[tuple[int, int, dict[str, Any]]] = [
+    (ApiKey.ADD_PARTITIONS_TO_TXN, 3, {"v3_and_below_topics": []}),
+    (ApiKey.DELETE_RECORDS, 2, {"topics": []}),
+    (ApiKey.CREATE_PARTITIONS, 3, {"topics": []}),
+    (ApiKey.ALTER_CONFIGS, 2, {"resources": []}),
+    (ApiKey.INCREMENTAL_ALTER_CONFIGS, 1, {"resources": []}),
+    (ApiKey.DELETE_TOPICS, 6, {"topics": []}),
+    (ApiKey.DELETE_TOPICS, 5, {"topic_names": ()}),
+]
+
+
+@pytest.mark.parametrize(("key", "version", "fields"), NOTHING)
+async def test_a_request_about_nothing_is_the_brokers_to_answer(
+    key: int, version: int, fields: dict[str, Any]
+) -> None:
+    async with lab() as here:
+        body = encode_response(nothing_done(key, version))
+        here.broker.handlers[key] = lambda header, request: body
+        client = await here.client()
+        client.send(make(key, version, **fields))
+        assert (await client.receive_body())[3] == body
+        assert len(here.forwarded(key)) == 1
+
+
+def nothing_done(key: int, version: int) -> Any:
+    made: Any = response_class(key, version)
+    lists = [name for name in made.__dataclass_fields__ if name in ("topics", "results", "responses")]
+    if key == ApiKey.ADD_PARTITIONS_TO_TXN:
+        lists = ["results_by_topic_v3_and_below"]
+    return made(throttle_time=timedelta(), **dict.fromkeys(lists, ()))

@@ -1,0 +1,100 @@
+"""What becomes of responses on their way to a client, if anything has to be done about them.
+
+Broker addresses become the gateway's (`broker_addresses`), fillers control batches, what lists everything
+loses the names that do not exist for clients, a broker's configs their addresses. Metadata and CreateTopics
+tell which topic ids there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from gateway import observe
+from gateway.sessions.config_masks import may_hold_addresses, without_addresses
+from gateway.sessions.request_path import Finish, Parts
+from gateway.sessions.reserved_names import LISTING_APIS, RESERVED_BYTES, is_reserved, without_reserved
+from gateway.sessions.services import SessionServices
+from protocol import fillers
+from protocol.api_keys import ApiKey
+from protocol.broker_addresses import ADDRESS_VERSIONS, rewrite_addresses
+from protocol.headers import response_body_offset
+from protocol.messages import decode_response, encode_response
+
+_FETCHES: Final = frozenset({ApiKey.FETCH, ApiKey.SHARE_FETCH})
+# CreateTopics answers with topic ids from here on.
+_CREATED_IDS: Final = 7
+
+
+class Responses:
+    """The rewriting of one session's responses."""
+
+    def __init__(self, services: SessionServices) -> None:
+        self._services = services
+        self._finishes: dict[tuple[int, int], Finish | None] = {}
+
+    def finish(self, key: int, version: int) -> Finish | None:
+        """What makes the client's response to such a request; None if it stays as it is."""
+        try:
+            return self._finishes[key, version]
+        except KeyError:
+            finish = self._finishes[key, version] = self._make(key, version)
+            return finish
+
+    def _make(self, key: int, version: int) -> Finish | None:
+        if key in ADDRESS_VERSIONS:
+            return self._addresses(key, version)
+        if key in LISTING_APIS:
+            return _changed(key, version, lambda frame: RESERVED_BYTES in frame, without_reserved)
+        if key == ApiKey.DESCRIBE_CONFIGS:
+            # What a link holds of a mirror topic's configs will be shown with the source's values here.
+            return _changed(key, version, may_hold_addresses, without_addresses)
+        if key == ApiKey.CREATE_TOPICS and version >= _CREATED_IDS:
+            return self._created
+        return None
+
+    def _addresses(self, key: int, version: int) -> Finish | None:
+        fetches = key in _FETCHES
+        if not fetches and version < ADDRESS_VERSIONS[key].start:
+            return None
+        advertised = self._services.advertised
+        hidden, seen = None, None
+        if key == ApiKey.METADATA:
+            hidden, seen = is_reserved, self._services.topic_ids.learn
+
+        def finish(frame: bytearray) -> Parts:
+            if fetches:
+                self._present_fillers(frame)
+            rewritten = rewrite_addresses(key, version, frame, advertised, hidden, seen)
+            return rewritten if isinstance(rewritten, list) else (rewritten,)
+
+        return finish
+
+    def _present_fillers(self, frame: bytearray) -> None:
+        keys = self._services.mirrors.filler_keys()
+        if keys:
+            presented = fillers.present(frame, keys)
+            if presented:
+                observe.fillers_presented.inc(presented)
+
+    def _created(self, frame: bytearray) -> Parts:
+        body = memoryview(frame)[response_body_offset(ApiKey.CREATE_TOPICS, _CREATED_IDS, frame) :]
+        for topic in decode_response(ApiKey.CREATE_TOPICS, _CREATED_IDS, body).topics:
+            if topic.topic_id is not None:
+                self._services.topic_ids.learn(topic.name, topic.topic_id.bytes)
+        return (frame,)
+
+
+def _changed(
+    key: int, version: int, needed: Callable[[bytearray], bool], change: Callable[[Any], Any]
+) -> Finish:
+    """Decodes, changes and encodes a response if its bytes say that it may be needed."""
+
+    def finish(frame: bytearray) -> Parts:
+        if not needed(frame):
+            return (frame,)
+        body_at = response_body_offset(key, version, frame)
+        body = change(decode_response(key, version, memoryview(frame)[body_at:]))
+        return (frame[:body_at], encode_response(body))
+
+    return finish
