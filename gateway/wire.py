@@ -8,6 +8,7 @@ reading stops, so that the peer feels the back-pressure; writing is bounded by `
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import time
 from collections import deque
 from collections.abc import Callable
@@ -41,6 +42,7 @@ class ConnectionClosed(Exception):
 class FrameConnection(asyncio.BufferedProtocol):
     """One connection of size-prefixed frames; made in the factory of `create_server`/`create_connection`.
 
+    `peer` is who is at the other end, where that is not whoever the socket is connected to (a proxy is).
     `on_connected` is called once the transport (with TLS: its handshake) is up. `on_readable` may be set by
     an owner that takes frames by `next_frame` instead of `read_frame`; called at frames and at the end.
     """
@@ -52,11 +54,14 @@ class FrameConnection(asyncio.BufferedProtocol):
         max_queued_bytes: int = 1 << 20,
         max_queued_frames: int = 64,
         name: str,
+        peer: tuple[str, int] | None = None,
         on_connected: Callable[[FrameConnection], None] | None = None,
         close_timeout_s: float = _CLOSE_TIMEOUT_S,
     ) -> None:
         self.name = name
-        self.peer = ""
+        self.peer = "" if peer is None else _address(peer)
+        # Without the port, and of IPv4 as IPv4: what limits, ACLs and audit go by.
+        self.peer_host = "" if peer is None else normal_host(peer[0])
         self.local_port = 0
         self.ssl_object: Any = None
         self.opened_monotonic = self.last_read_monotonic = time.monotonic()
@@ -277,7 +282,10 @@ class FrameConnection(asyncio.BufferedProtocol):
         # uvloop's transports are no subclasses of asyncio.Transport, but have all its methods.
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
-        self.peer = _address(transport.get_extra_info("peername"))
+        if not self.peer:
+            name = transport.get_extra_info("peername")
+            self.peer = _address(name)
+            self.peer_host = normal_host(name[0]) if isinstance(name, tuple) else ""
         sockname = transport.get_extra_info("sockname")
         self.local_port = sockname[1] if isinstance(sockname, tuple) else 0
         self.ssl_object = transport.get_extra_info("ssl_object")
@@ -324,7 +332,16 @@ class FrameConnection(asyncio.BufferedProtocol):
         return f"connection {what}{' in the middle of a frame' if self.in_frame else ''}"
 
 
+def normal_host(host: str) -> str:
+    """An IP address as text, that of IPv4 without the clothes of IPv6 that a dual-stack socket gives it."""
+    if not host.startswith("::ffff:"):
+        return host
+    mapped = ipaddress.IPv6Address(host).ipv4_mapped
+    return host if mapped is None else str(mapped)
+
+
 def _address(name: object) -> str:
     if not isinstance(name, tuple) or len(name) < 2:
         return str(name or "unknown")
-    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+    host = normal_host(name[0])
+    return f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"

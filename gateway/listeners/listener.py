@@ -12,7 +12,7 @@ import errno
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -23,7 +23,7 @@ from gateway.listeners.admission import Admission, Refusal
 from gateway.listeners.complaints import Complaints
 from gateway.listeners.deadlines import Sample, Watch, interval_s
 from gateway.listeners.endpoints import Endpoint, bind
-from gateway.listeners.entrance import Entrance, NotEntered
+from gateway.listeners.entrance import Entrance, Network, NotEntered, Visitor
 from gateway.tasks import Tasks
 from gateway.wire import FrameConnection
 
@@ -63,6 +63,8 @@ class Listener:
         admission: Admission | None = None,
         max_connections: int | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        proxies: Sequence[Network] | None = None,
+        server_names: Mapping[str, int | None] | None = None,
     ) -> None:
         self.name = name
         self._endpoints = endpoints
@@ -73,6 +75,8 @@ class Listener:
             max_frame_bytes=limits.max_frame_bytes_before_authentication,
             timeout_s=limits.authentication_timeout_ms / 1000,
             ssl_context=ssl_context,
+            proxies=proxies,
+            server_names=server_names,
         )
         self._admission = Admission(limits) if admission is None else admission
         self._max_connections = max_connections
@@ -183,26 +187,28 @@ class Listener:
 
     async def _serve(self, accepted: socket.socket, peer: str, node_id: int | None) -> None:
         observe.connections_total.labels(self.name).inc()
-        client = self._admission.client_group(peer)
-        refusal = self._admission.claim(client)
-        if refusal is not None:
-            accepted.close()
-            self._refused(refusal, client)
-            return
-        try:
-            with observe.connections_open.labels(self.name).track_inprogress():
-                await self._run_session(accepted, peer, node_id)
-        finally:
-            self._admission.unclaim(client)
+        with observe.connections_open.labels(self.name).track_inprogress():
+            try:
+                visitor = await self._entrance.identify(accepted)
+            except NotEntered as error:
+                self._not_entered(error, peer)
+                return
+            client = self._admission.client_group(visitor.host)
+            refusal = self._admission.claim(client)
+            if refusal is not None:
+                accepted.close()
+                self._refused(refusal, client)
+                return
+            try:
+                await self._run_session(accepted, visitor, node_id)
+            finally:
+                self._admission.unclaim(client)
 
-    async def _run_session(self, accepted: socket.socket, peer: str, node_id: int | None) -> None:
+    async def _run_session(self, accepted: socket.socket, visitor: Visitor, node_id: int | None) -> None:
         try:
-            arrival = await self._entrance.enter(accepted, node_id)
+            arrival = await self._entrance.open(accepted, visitor, node_id)
         except NotEntered as error:
-            observe.connections_refused.labels(self.name, error.reason).inc()
-            self._complaints.say(
-                self._log.info, "connection.handshake_failed", error.reason, peer=peer, error=str(error)
-            )
+            self._not_entered(error, visitor.host)
             return
         session = self._make_session(arrival.wire, arrival.node_id)
         self._sessions[session] = (arrival.wire, Watch())
@@ -210,6 +216,13 @@ class Listener:
             await session.run()
         finally:
             del self._sessions[session]
+
+    def _not_entered(self, error: NotEntered, peer: str) -> None:
+        observe.connections_refused.labels(self.name, error.reason).inc()
+        log, event = self._log.info, "connection.handshake_failed"
+        if error.loud:
+            log, event = self._log.warning, "connection.refused"
+        self._complaints.say(log, event, error.reason, peer=peer, reason=error.reason, error=str(error))
 
     async def _watch_deadlines(self) -> None:
         while True:

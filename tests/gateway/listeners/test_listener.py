@@ -278,8 +278,9 @@ async def test_tls_and_a_failed_handshake_hurts_nobody_else(authority: TestAutho
     async with listening(ssl_context=tls_context(authority)) as (listener, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", listener.ports[None])
         with capture_logs() as logs:
-            writer.write(b"GET / HTTP/1.1\r\n\r\n")
-            await reader.read()
+            writer.write(b"\x16\x03 and nothing that belongs to a handshake")
+            with contextlib.suppress(ConnectionResetError):
+                await reader.read()
             while not logs:
                 await asyncio.sleep(0.01)
         assert logs[0]["event"] == "connection.handshake_failed"
