@@ -304,7 +304,10 @@ class Session:
             self.close("upstream_closed", end.reason)
         except ProtocolError as error:
             observe.upstream_errors.labels("protocol").inc()
+            # Nobody reads its answers any more: there is none to wait for at the end.
+            self._path.abort()
             self.close("upstream_protocol_error", str(error))
         except BaseException:
+            self._path.abort()
             self.close("error", "internal error")
             raise

@@ -451,6 +451,25 @@ async def test_an_answer_to_another_request_than_is_due_ends_the_session() -> No
         await closes(client)
 
 
+async def test_nothing_more_is_awaited_of_a_broker_whose_answers_nobody_understands() -> None:
+    async with lab() as here:
+        client = await here.client()
+
+        async def nonsense(header: RequestHeader, body: bytes) -> bytes:
+            await asyncio.sleep(0.2)
+            return b"\xff" * 40
+
+        here.broker.handlers[ApiKey.FIND_COORDINATOR] = nonsense
+        client.send(make(ApiKey.FIND_COORDINATOR, 3, key="group"))
+        client.send(heartbeat())
+        with pytest.raises(ConnectionClosed):
+            await client.receive()
+        # Not the seconds that a broker has for what it was sent.
+        async with asyncio.timeout(2):
+            while here.listener.sessions:
+                await asyncio.sleep(0.01)
+
+
 async def test_the_port_of_a_broker_that_does_not_exist_closes() -> None:
     async with lab() as here:
         client = await here.client(9)
