@@ -15,13 +15,13 @@ unit_tests = $(filter-out tests/compose tests/e2e, $(patsubst %/,%,$(wildcard te
 pytest := $(python) -m pytest
 covered := $(python) -m coverage run -m pytest
 
-.PHONY: help setup tools certs lint format test unit e2e demo demo-stop bench bench-client bench-link soak lock clean
+.PHONY: help setup tools certs lint format test unit e2e demo demo-stop bench bench-client bench-link soak fuzz lock clean
 
 help:
 	@echo "make demo    two Kafka clusters, two gateways, a link: the main job, end to end (KEEP=1: stays up)"
 	@echo "make test    lint and every test, on real Kafka"
 	@echo "make setup   everything the others need: .venv, build/kafka, build/certs"
-	@echo "make lint | format | unit | e2e | bench | soak | lock | clean"
+	@echo "make lint | format | unit | e2e | bench | soak | fuzz | lock | clean"
 
 # --- set-up ------------------------------------------------------------------------------------------------
 
@@ -96,6 +96,10 @@ bench-client: setup
 
 bench-link: setup
 	@$(python) -m bench.run
+
+# FRAMES=1000000 SEED=1 SECONDS=0 (no limit): mutated requests and responses through a running gateway.
+fuzz: setup
+	@$(python) -m tests.fuzz.run
 
 soak: setup
 	$(pytest) -m soak tests
