@@ -45,6 +45,7 @@ class FrameConnection(asyncio.BufferedProtocol):
     `peer` is who is at the other end, where that is not whoever the socket is connected to (a proxy is).
     `on_connected` is called once the transport (with TLS: its handshake) is up. `on_readable` may be set by
     an owner that takes frames by `next_frame` instead of `read_frame`; called at frames and at the end.
+    `on_writable` is called when the write buffer has room again.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class FrameConnection(asyncio.BufferedProtocol):
         self.opened_monotonic = self.last_read_monotonic = time.monotonic()
         self.frames_received = 0
         self.on_readable: Callable[[], None] | None = None
+        self.on_writable: Callable[[], None] | None = None
         self._on_connected = on_connected
         self._close_timeout_s = close_timeout_s
         self._decoder = FrameDecoder(max_frame_bytes)
@@ -79,8 +81,9 @@ class FrameConnection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._read_waiter: asyncio.Future[None] | None = None
-        self._drain_waiters: deque[asyncio.Future[None]] = deque()
-        self._writing_paused = False
+        self._drain_waiters: list[asyncio.Future[None]] = []
+        # Whether the peer takes less than it is sent: `drain` waits then. Stays so at an end.
+        self.writing_paused = False
         self._writing_paused_at = 0.0
         self._broken: DecodeError | None = None
         self._end: ConnectionClosed | None = None
@@ -120,7 +123,7 @@ class FrameConnection(asyncio.BufferedProtocol):
 
     def unsent_s(self, now: float) -> float:
         """For how many seconds up to `now` (monotonic) the peer has not taken what is to be sent."""
-        return now - self._writing_paused_at if self._writing_paused else 0.0
+        return now - self._writing_paused_at if self.writing_paused else 0.0
 
     # --- reading --------------------------------------------------------------------------------------
 
@@ -227,10 +230,10 @@ class FrameConnection(asyncio.BufferedProtocol):
 
     async def drain(self, timeout_s: float | None = None) -> None:
         """Returns when the write buffer has room; ConnectionClosed, TimeoutError."""
-        if self._end is None and not self._writing_paused:
+        if self._end is None and not self.writing_paused:
             return
         async with asyncio.timeout(timeout_s):
-            while self._writing_paused and self._end is None:
+            while self.writing_paused and self._end is None:
                 waiter = self._loop.create_future()
                 self._drain_waiters.append(waiter)
                 try:
@@ -320,12 +323,14 @@ class FrameConnection(asyncio.BufferedProtocol):
         self._finish(ConnectionClosed(self._how(f"lost: {exc!r}" if exc else "lost"), exc))
 
     def pause_writing(self) -> None:
-        self._writing_paused = True
+        self.writing_paused = True
         self._writing_paused_at = time.monotonic()
 
     def resume_writing(self) -> None:
-        self._writing_paused = False
+        self.writing_paused = False
         self._wake_writers()
+        if self.on_writable is not None:
+            self.on_writable()
 
     def _how(self, what: str) -> str:
         # With the queue full, whole frames may be waiting undecoded: then the place of the end is not known.

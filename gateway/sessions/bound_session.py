@@ -6,7 +6,6 @@ A session like any other, one connection and one upstream connection to one brok
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -15,7 +14,6 @@ import structlog
 from gateway import observe
 from gateway.sessions.link_gate import LinkGate, TopicCatalog
 from gateway.sessions.request_path import Forward, Reply, RequestPath
-from gateway.tasks import Tasks
 from gateway.upstreams.connection import BrokerConnection
 from gateway.upstreams.errors import DialError, KafkaError
 from gateway.wire import ConnectionClosed, FrameConnection
@@ -61,14 +59,13 @@ class BoundSession:
         self._catalog = catalog
         self._filler_keys = filler_keys
         self._allowed = allowed
-        self._tasks = Tasks(f"bound session {wire.peer}")
         self._path = RequestPath(
             wire,
             self._dial,
             max_in_flight=_MAX_IN_FLIGHT,
             max_in_flight_bytes=_MAX_IN_FLIGHT_BYTES,
             listener=_NO_LISTENER,
-            on_upstream=self._start_relaying,
+            on_upstream_end=self._upstream_ended,
         )
         self._upstream: BrokerConnection | None = None
         self._log = log.bind(link=link, peer=wire.peer, node_id=node_id)
@@ -90,7 +87,6 @@ class BoundSession:
             self._log.warning("bound_session.source_unreachable", error=str(error))
         finally:
             self._wire.close()
-            await self._tasks.close()
             if self._upstream is not None:
                 self._upstream.abort()
             self._path.abort()
@@ -123,18 +119,12 @@ class BoundSession:
             raise ConnectionClosed("no upstream")
         return self._upstream.detach()
 
-    def _start_relaying(self) -> None:
-        self._tasks.spawn(self._relay(), name="responses")
-
-    async def _relay(self) -> None:
-        try:
-            await self._path.relay_responses()
-        except ConnectionClosed as end:
-            self._log.debug("bound_session.upstream_ended", reason=end.reason)
-        except (ProtocolError, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError):
-                raise
+    def _upstream_ended(self, error: Exception) -> None:
+        if isinstance(error, ConnectionClosed):
+            self._log.debug("bound_session.upstream_ended", reason=error.reason)
+        elif isinstance(error, ProtocolError):
             self._log.warning("bound_session.upstream_error", error=str(error))
-        finally:
-            self._wire.close()
-            self._path.wake()
+        else:
+            self._log.error("bound_session.response_failed", error=repr(error), exc_info=error)
+        self._wire.close()
+        self._path.wake()

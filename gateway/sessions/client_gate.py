@@ -75,6 +75,19 @@ class ClientGate:
         self._log = log.bind(listener=services.listener, node_id=node_id)
         self._responses = Responses(services)
 
+    def decide_at_once(self, header: RequestHeader, frame: bytearray) -> Forward | None:
+        """As `decide`, if the request is forwarded and nothing must be waited for; otherwise None."""
+        key, version = header.api_key, header.api_version
+        versions = self._versions
+        if (
+            versions is None
+            or key in _STEPS
+            or not is_forwardable(versions.shown, key, version)
+            or self._may_name_reserved(frame)
+        ):
+            return None
+        return Forward(frame, self._responses.finish(key, version))
+
     async def decide(self, header: RequestHeader, frame: bytearray) -> ClientDecision:
         """What becomes of a request; DecodeError if it had to be looked into and is malformed, DialError."""
         try:

@@ -2,7 +2,8 @@
 
 A gate decides per request (`Decision`); this module acts: admit while `in_flight` has room and the writers
 have drained, send with a correlation id of our own, match the reply, finish it, write in the client's order.
-We read the next reply only when the client's writer has drained.
+We read the next reply only when the client's writer has drained. What need not wait is done where the bytes
+arrive, without a task between.
 """
 
 from __future__ import annotations
@@ -63,7 +64,10 @@ Decision: TypeAlias = Forward | Reply | Refuse
 
 
 class RequestPath:
-    """Requests and responses of one client connection; `dial` makes the upstream connection when needed."""
+    """Requests and responses of one client connection; `dial` makes the upstream connection when needed.
+
+    `on_upstream_end` is told once why no more responses come: ConnectionClosed, DecodeError, or a bug.
+    """
 
     def __init__(
         self,
@@ -73,29 +77,42 @@ class RequestPath:
         max_in_flight: int,
         max_in_flight_bytes: int,
         listener: str,
-        on_upstream: Callable[[], None],
+        on_upstream_end: Callable[[Exception], None],
     ) -> None:
         self.in_flight: InFlight[Finish | None] = InFlight(max_in_flight, max_in_flight_bytes)
-        self._stalled = False
         self._response_bytes = observe.response_bytes.labels(listener)
         self._wire = wire
         self._dial = dial
-        self._on_upstream = on_upstream
+        self._on_upstream_end: Callable[[Exception], None] | None = on_upstream_end
         self._upstream: FrameConnection | None = None
         self._correlation_ids = itertools.count()
-        self._progress = asyncio.Event()
+        self._progress: asyncio.Event | None = None
+        wire.on_writable = self._relay
 
     @property
     def waits_for_client(self) -> bool:
         """Whether nothing is due to the client, or it does not take what is."""
-        return self._stalled or self.in_flight.empty
+        return self._wire.writing_paused or self.in_flight.empty
+
+    def admits(self, size_bytes: int) -> bool:
+        """Whether `admit` and then `forward` have nothing to wait for."""
+        upstream = self._upstream
+        return (
+            upstream is not None
+            and not upstream.writing_paused
+            and (not self._wire.writing_paused or self._wire.closed)
+            and self.in_flight.has_room(size_bytes)
+        )
 
     async def admit(self, size_bytes: int) -> None:
         """Returns when there is room for a request of that size and the client takes its responses.
 
         A client that has left is no hindrance: what it sent before still goes to the broker.
         """
-        await self._client_drained()
+        with contextlib.suppress(ConnectionClosed):
+            await self._wire.drain()
+        if self._upstream is not None and self._upstream.writing_paused:
+            await self._upstream.drain()
         while not self.in_flight.has_room(size_bytes):
             await self._wait_for_progress()
 
@@ -107,26 +124,36 @@ class RequestPath:
     async def _wait_for_progress(self) -> None:
         if self._upstream is None or self._upstream.closed:
             raise ConnectionClosed("the broker left requests unanswered")
+        if self._progress is None:
+            self._progress = asyncio.Event()
         self._progress.clear()
         await self._progress.wait()
 
     def wake(self) -> None:
         """Lets those who wait for a free place look again; called on every progress and at the end."""
-        self._progress.set()
+        if self._progress is not None:
+            self._progress.set()
 
     async def forward(self, header: RequestHeader, decision: Forward) -> None:
         """Sends the request upstream, dialling it first if need be; returns when its writer has drained."""
         upstream = self._upstream
         if upstream is None:
             upstream = self._upstream = await self._dial()
-            self._on_upstream()
+            upstream.on_readable = self._relay
+        self.forward_now(header, decision)
+        await upstream.drain()
+
+    def forward_now(self, header: RequestHeader, decision: Forward) -> None:
+        """Sends the request upstream, which `admits` said is there and takes it; ConnectionClosed."""
+        upstream = self._upstream
+        if upstream is None:
+            raise RuntimeError("nothing was dialled yet")
         correlation_id = next(self._correlation_ids) % _CORRELATION_IDS
         frame = decision.frame
         rewrite_request_correlation_id(frame, correlation_id)
         if decision.expects_reply:
             self.in_flight.add_forwarded(correlation_id, header, len(frame), decision.finish)
         upstream.write_frame(frame)
-        await upstream.drain()
 
     def reply(self, header: RequestHeader, body: bytes) -> None:
         """Answers a request here, in its turn."""
@@ -148,7 +175,9 @@ class RequestPath:
                 await self.idle()
 
     def close(self) -> None:
-        """Ends the upstream connection after sending what was written."""
+        """Ends the upstream connection after sending what was written, and lets go of the client's."""
+        self._wire.on_writable = None
+        self._on_upstream_end = None
         if self._upstream is not None:
             self._upstream.close()
 
@@ -157,30 +186,25 @@ class RequestPath:
         if self._upstream is not None:
             self._upstream.abort()
 
-    async def relay_responses(self) -> None:
-        """Passes the upstream's responses on until it ends: ConnectionClosed, DecodeError."""
-        upstream, in_flight = self._upstream, self.in_flight
-        if upstream is None:
-            raise RuntimeError("nothing was forwarded yet")
-        while True:
-            await self._client_drained()
-            frame = upstream.next_frame()
-            if frame is None:
-                frame = await upstream.read_frame()
-            entry = in_flight.match(peek_correlation_id(frame))
-            rewrite_response_correlation_id(frame, entry.header.correlation_id)
-            finish = entry.context
-            in_flight.complete(entry, (frame,) if finish is None else finish(frame))
-            self._write_ready()
-
-    async def _client_drained(self) -> None:
-        self._stalled = True
-        try:
-            await self._wire.drain()
-        except ConnectionClosed:
+    def _relay(self) -> None:
+        """Passes on what the upstream has answered, as long as the client takes it."""
+        upstream, wire, in_flight = self._upstream, self._wire, self.in_flight
+        if upstream is None or self._on_upstream_end is None:
             return
-        finally:
-            self._stalled = False
+        try:
+            # What a client that has left would have got is read all the same: `linger` waits for it.
+            while not wire.writing_paused or wire.closed:
+                frame = upstream.next_frame()
+                if frame is None:
+                    return
+                entry = in_flight.match(peek_correlation_id(frame))
+                rewrite_response_correlation_id(frame, entry.header.correlation_id)
+                finish = entry.context
+                in_flight.complete(entry, (frame,) if finish is None else finish(frame))
+                self._write_ready()
+        except Exception as error:  # noqa: BLE001 - handed to the owner, who knows all of them
+            on_end, self._on_upstream_end = self._on_upstream_end, None
+            on_end(error)
 
     def _write_ready(self) -> None:
         ready = self.in_flight.pop_ready()

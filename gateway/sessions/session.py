@@ -1,8 +1,9 @@
 """A client session, from the first byte of its connection to the last.
 
-Two loops: one takes requests (read → gate by state → admit → decide → forward or reply), the other relays the
-upstream's responses; whichever ends first ends the session. Who the client is finds `authentication` out;
-LinkAttach hands the connection over to a cluster link.
+Requests are taken one by one: read → gate by state → admit → decide → forward or reply. Those that need not
+wait for anything are taken where their bytes arrive (`_take_at_once`), the others by a loop of its own
+(`_serve`), never both at a time; the request path relays the upstream's responses. Who the client is finds
+`authentication` out; LinkAttach hands the connection over to a cluster link.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from gateway.sessions.session_state import (
     SessionState,
     next_state,
 )
-from gateway.tasks import Tasks
 from gateway.upstreams.errors import DialError
 from gateway.wire import ConnectionClosed, FrameConnection
 from protocol.api_keys import ApiKey
@@ -59,8 +59,12 @@ class Session:
         self._services = services
         self._node_id = node_id
         self._state = SessionState.HANDSHAKE
-        self._tasks = Tasks(f"session {wire.peer}")
         self._readable = asyncio.Event()
+        self._count = observe.RequestCounter(services.listener)
+        # Whether `_serve` waits for `_readable`: only then are requests taken at once.
+        self._at_rest = False
+        self._left_over: tuple[RequestHeader, bytearray] | None = None
+        self._failure: Exception | None = None
         self._authenticator = Authenticator(wire, services)
         self._gate = ClientGate(services, node_id)
         self._path = RequestPath(
@@ -69,7 +73,7 @@ class Session:
             max_in_flight=services.limits.max_in_flight,
             max_in_flight_bytes=services.limits.max_in_flight_bytes,
             listener=services.listener,
-            on_upstream=self._start_relaying,
+            on_upstream_end=self._upstream_ended,
         )
         self._end: tuple[str, str] | None = None
         self._give_up: asyncio.TimerHandle | None = None
@@ -163,7 +167,6 @@ class Session:
         if self._give_up is not None:
             self._give_up.cancel()
         await self._path.linger(_FLUSH_UPSTREAM_S)
-        await self._tasks.close()
         self._path.close()
         self._wire.on_readable = None
         cause, reason = self._end or ("error", "internal error")
@@ -187,23 +190,34 @@ class Session:
     # --- requests --------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        self._readable.set()
+        if not self._at_rest:
+            self._readable.set()
+        elif not self._take_at_once():
+            self._at_rest = False
+            self._readable.set()
         if self._wire.closed and self._give_up is None:
             # A broker that takes nothing must not hold a session whose client has gone.
             self._give_up = asyncio.get_running_loop().call_later(_FLUSH_UPSTREAM_S, self._path.abort)
 
     async def _serve(self) -> None:
         wire, path, gate = self._wire, self._path, self._gate
-        count = observe.RequestCounter(self._services.listener)
-        while self._state is not SessionState.DRAINING and self._state is not SessionState.HANDED_OVER:
-            frame = wire.next_frame()
-            if frame is None:
-                self._readable.clear()
-                await self._readable.wait()
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            left_over, self._left_over = self._left_over, None
+            if left_over is not None:
+                header, frame = left_over
+            elif self._state is SessionState.DRAINING or self._state is SessionState.HANDED_OVER:
+                return
+            elif (next_frame := wire.next_frame()) is None:
+                await self._rest()
                 continue
-            header = peek_request_header(frame)
-            count.add(header.api_key, header.api_version, len(frame))
-            if self._state is not SessionState.READY:
+            else:
+                frame = next_frame
+                header = peek_request_header(frame)
+                self._count.add(header.api_key, header.api_version, len(frame))
+            # What is left over was taken when the session was ready, perhaps before a drain began.
+            if left_over is None and self._state is not SessionState.READY:
                 await self._before_ready(header, frame)
                 continue
             await path.admit(len(frame))
@@ -221,6 +235,36 @@ class Session:
                 await self._authenticate(header, frame)
             else:
                 self._refuse(header, decision)
+
+    async def _rest(self) -> None:
+        self._readable.clear()
+        self._at_rest = True
+        try:
+            await self._readable.wait()
+        finally:
+            self._at_rest = False
+
+    def _take_at_once(self) -> bool:
+        """Takes the requests that are there, until something must be waited for: that is left to `_serve`.
+
+        True if nothing is left. Called where bytes arrive, so that a request costs no task.
+        """
+        wire, path, gate = self._wire, self._path, self._gate
+        try:
+            while self._state is SessionState.READY:
+                frame = wire.next_frame()
+                if frame is None:
+                    return True
+                header = peek_request_header(frame)
+                self._count.add(header.api_key, header.api_version, len(frame))
+                decision = gate.decide_at_once(header, frame) if path.admits(len(frame)) else None
+                if decision is None:
+                    self._left_over = header, frame
+                    return False
+                path.forward_now(header, decision)
+        except Exception as error:  # noqa: BLE001 - raised by `_serve`
+            self._failure = error
+        return False
 
     def _refuse(self, header: RequestHeader, refusal: Refuse) -> None:
         observe.refusals.labels(observe.api_name(header.api_key), "closed").inc()
@@ -293,21 +337,16 @@ class Session:
             connection = await self._services.cluster.connect(self._node_id)
         return connection.detach()
 
-    def _start_relaying(self) -> None:
-        self._tasks.spawn(self._relay(), name="responses")
-
-    async def _relay(self) -> None:
-        try:
-            await self._path.relay_responses()
-        except ConnectionClosed as end:
+    def _upstream_ended(self, error: Exception) -> None:
+        if isinstance(error, ConnectionClosed):
             observe.upstream_errors.labels("closed").inc()
-            self.close("upstream_closed", end.reason)
-        except ProtocolError as error:
+            self.close("upstream_closed", error.reason)
+        elif isinstance(error, ProtocolError):
             observe.upstream_errors.labels("protocol").inc()
             # Nobody reads its answers any more: there is none to wait for at the end.
             self._path.abort()
             self.close("upstream_protocol_error", str(error))
-        except BaseException:
+        else:
+            self._log.error("session.response_failed", error=repr(error), exc_info=error)
             self._path.abort()
             self.close("error", "internal error")
-            raise

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -106,6 +106,76 @@ async def test_answers_come_in_the_order_of_the_requests_whoever_gives_them() ->
         gate.open.set()
         got = [(await client.receive_body())[0] for _ in sent]
         assert got == sent
+
+
+async def test_what_need_not_wait_is_forwarded_where_it_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with lab() as here:
+        client = await here.client()
+        await client.call(heartbeat())
+        (session,) = here.sessions
+        monkeypatch.setattr(session._gate, "decide", None)
+        for _ in range(3):
+            assert (await client.call(heartbeat())).error_code == ErrorCode.none
+
+
+async def test_what_must_wait_is_not_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with lab() as here:
+        known = asyncio.Event()
+
+        async def before_produce(topics: Iterable[str | UUID]) -> None:
+            await known.wait()
+
+        monkeypatch.setattr(here.mirrors, "before_produce", before_produce)
+        produced = response_class(ApiKey.PRODUCE, 9)(responses=(), throttle_time=timedelta())
+        here.broker.handlers[ApiKey.PRODUCE] = lambda header, body: produced
+        client = await here.client()
+        await client.call(heartbeat())
+        sent = [client.send(heartbeat()), client.send(produce(9, {"t": batch(b"x")}))]
+        sent += [client.send(heartbeat()) for _ in range(3)]
+        await until(lambda: len(here.forwarded(ApiKey.HEARTBEAT)) == 2)
+        await asyncio.sleep(0.05)
+        assert len(here.forwarded(ApiKey.HEARTBEAT)) == 2
+        known.set()
+        assert [(await client.receive_body())[0] for _ in sent] == sent
+        keys = [header.api_key for header in here.broker.requests]
+        assert keys[-5:] == [ApiKey.HEARTBEAT, ApiKey.PRODUCE, *[ApiKey.HEARTBEAT] * 3]
+
+
+async def test_a_request_that_was_taken_before_a_drain_began_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with lab() as here:
+        client = await here.client()
+        await client.call(heartbeat())
+        (session,) = here.sessions
+        draining = []
+
+        def leave_it(header: RequestHeader, frame: bytearray) -> None:
+            draining.append(asyncio.create_task(session.drain()))
+
+        monkeypatch.setattr(session._gate, "decide_at_once", leave_it)
+        assert (await client.call(heartbeat())).error_code == ErrorCode.none
+        await closes(client)
+        await asyncio.gather(*draining)
+
+
+async def test_a_mistake_of_ours_with_a_response_ends_the_session_and_is_logged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def mistake() -> tuple[bytes, ...]:
+        raise ZeroDivisionError
+
+    async with lab() as here:
+        fetched = response_class(ApiKey.FETCH, 4)(throttle_time=timedelta(), responses=())
+        here.broker.handlers[ApiKey.FETCH] = lambda header, body: fetched
+        monkeypatch.setattr(here.mirrors, "filler_keys", mistake)
+        client = await here.client()
+        with capture_logs() as logs:
+            client.send(make(ApiKey.FETCH, 4))
+            await closes(client)
+            await until(lambda: not here.listener.sessions)
+        (logged,) = [entry for entry in logs if entry["event"] == "session.response_failed"]
+        assert "ZeroDivisionError" in logged["error"]
 
 
 async def test_no_more_requests_are_taken_than_may_be_in_flight() -> None:
