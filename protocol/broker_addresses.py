@@ -13,7 +13,7 @@ from functools import cache
 from typing import Final, NamedTuple, TypeAlias
 
 from protocol.api_keys import ApiKey, is_flexible
-from protocol.errors import DecodeError, UnsupportedVersion
+from protocol.errors import DecodeError, NoBrokers, UnsupportedVersion
 from protocol.fields import (
     BYTES,
     COMPACT,
@@ -83,10 +83,9 @@ def rewrite_addresses(
 ) -> Frame | list[Buffer]:
     """Replace each broker's address in a response by `advertised(node_id)`; drop Metadata's `hidden` topics.
 
-    With `hidden`, `seen` is told all topics of Metadata from v10 on, the hidden ones too.
-
-    Returns the same frame if nothing changes, else the parts of a new one, which may be views of the old.
-    DecodeError; UnsupportedVersion for a version too new for its addresses to be known.
+    With `hidden`, `seen` is told all topics of Metadata from v10 on, the hidden ones too. Returns the same
+    frame if nothing changes, else the parts of a new one, which may be views of the old. DecodeError;
+    NoBrokers for Metadata that would show topics and no broker; UnsupportedVersion for one too new to know.
     """
     versions = ADDRESS_VERSIONS.get(api_key)
     if versions is None or version < versions.start:
@@ -154,7 +153,12 @@ def _edit_metadata(response: _Response) -> list[_Edit]:
         return [brokers]
     cluster_and_controller: Layout = (STRING,) * (version >= 2) + (4,) * (version >= 1)
     topics_at = skip(response.frame, brokers.end, cluster_and_controller, response.encoding)
-    return [brokers, *_drop_topics(response, topics_at, response.hidden)]
+    topics = _drop_topics(response, topics_at, response.hidden)
+    none, null = response.encoding.encode_count(0), response.encoding.encode_count(-1)
+    if brokers.new == none and topics[0].new not in (none, null):
+        # librdkafka would never ask anybody again (its issue 5301).
+        raise NoBrokers("there are topics, but no broker of theirs has a port on this listener")
+    return [brokers, *topics]
 
 
 def _drop_topics(response: _Response, start: int, hidden: Hidden) -> list[_Edit]:

@@ -24,6 +24,10 @@ class TooLargeToDecode(DecodeError):
     """A well-formed request that would take too much memory and time once decoded."""
 
 
+class NoBrokers(ProtocolError):
+    """A response that would leave a client without any broker to ask again."""
+
+
 class UnsupportedVersion(ProtocolError):
     """An API key, or a version of it, that we cannot decode (`api_key`, `version`)."""
 

@@ -340,7 +340,7 @@ def echo_metadata(seen: list[Any]) -> Callable[[RequestHeader, bytes], Any]:
             topics.append(topic(name=name, topic_id=topic_id, error_code=code, partitions=()))
         return response(
             throttle_time=timedelta(),
-            brokers=(),
+            brokers=(nested_class(response, "MetadataResponseBroker")(node_id=1, host="broker", port=9092),),
             cluster_id="cluster-a",
             controller_id=1,
             topics=tuple(topics),

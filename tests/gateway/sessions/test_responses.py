@@ -10,6 +10,7 @@ import pytest
 from kio.schema.errors import ErrorCode
 
 from gateway.upstreams.metadata import nested_class
+from gateway.wire import ConnectionClosed
 from protocol.api_keys import ApiKey
 from protocol.headers import RequestHeader
 from protocol.messages import decode_response, encode_response, response_class
@@ -20,9 +21,10 @@ NEW_ID = UUID(int=0xBEEF)
 BROKER, TOPIC = 4, 2
 
 
-def metadata(version: int, *topics: tuple[str | None, UUID | None]) -> Any:
+def metadata(version: int, *topics: tuple[str | None, UUID | None], node_id: int = 1) -> Any:
     response: Any = response_class(ApiKey.METADATA, version)
     topic = nested_class(response, "MetadataResponseTopic")
+    broker = nested_class(response, "MetadataResponseBroker")
     rows = tuple(
         topic(
             name=name,
@@ -34,7 +36,11 @@ def metadata(version: int, *topics: tuple[str | None, UUID | None]) -> Any:
         for name, topic_id in topics
     )
     return response(
-        throttle_time=timedelta(), brokers=(), cluster_id="cluster-a", controller_id=1, topics=rows
+        throttle_time=timedelta(),
+        brokers=(broker(node_id=node_id, host="broker", port=9092),),
+        cluster_id="cluster-a",
+        controller_id=1,
+        topics=rows,
     )
 
 
@@ -55,6 +61,19 @@ async def test_metadata_tells_topic_ids(version: int) -> None:
         assert here.topic_ids.name_of(NEW_ID) == ("new" if by_id else None)
         assert here.topic_ids.name_of(UUID(int=7)) is None
         assert (UUID(int=8) in here.topic_ids.reserved) is by_id
+
+
+async def test_a_client_is_not_left_without_any_broker() -> None:
+    """Its connection ends instead, and it asks another."""
+    async with lab() as here:
+        client = await here.client()
+        await client.call(heartbeat())
+        here.broker.handlers[ApiKey.METADATA] = lambda header, body: metadata(
+            header.api_version, ("new", NEW_ID), node_id=9
+        )
+        client.send(make(ApiKey.METADATA, 12, topics=None))
+        with pytest.raises(ConnectionClosed):
+            await client.receive()
 
 
 @pytest.mark.parametrize("version", [6, 7])
