@@ -169,6 +169,8 @@ class BrokerConnection:
         self.api_versions = {
             int(row.api_key): (int(row.min_version), int(row.max_version)) for row in response.api_keys
         }
+        # What it answered to, whatever it says: something in between may know less than the broker.
+        self.api_versions[ApiKey.API_VERSIONS] = (0, version)
         if version >= 3:
             self.features = {
                 row.name: (int(row.min_version), int(row.max_version)) for row in response.supported_features

@@ -19,7 +19,7 @@ from protocol.api_keys import ApiKey
 from protocol.api_versions import FORWARDED
 from tests.e2e.conftest import Fronts
 from tests.e2e.front import NODE_IDS, Front
-from tests.e2e.raw_client import RawClient, batch, make, produce
+from tests.e2e.raw_client import Closed, RawClient, batch, make, produce
 from tests.e2e.relay import addresses_in
 from tests.e2e.workload import eventually
 
@@ -143,6 +143,51 @@ def fetch(version: int, topic: str, topic_id: uuid.UUID) -> Any:
     return make(
         ApiKey.FETCH, version, max_wait=timedelta(0), topics=[{**name, "partitions": [wanted]}], **more
     )
+
+
+# Requests with something in them, where a request about nothing would be told nothing.
+CONTENT: dict[int, Callable[[int, str], dict[str, Any]]] = {
+    ApiKey.PRODUCE: lambda version, topic: {"acks": -1},
+    ApiKey.METADATA: lambda version, topic: {"topics": None} if version else {},
+    ApiKey.DESCRIBE_CONFIGS: lambda version, topic: (
+        {
+            "resources": [
+                {"resource_type": kind, "resource_name": name, "configuration_keys": None}
+                for kind, name in ((2, topic), (4, "1"), (4, "2"), (4, ""))
+            ],
+            "include_synonyms": True,
+        }
+        | ({"include_documentation": True} if version >= 3 else {})
+    ),
+    ApiKey.DESCRIBE_LOG_DIRS: lambda version, topic: {"topics": None},
+    ApiKey.LIST_PARTITION_REASSIGNMENTS: lambda version, topic: {"topics": None},
+    ApiKey.DESCRIBE_TOPIC_PARTITIONS: lambda version, topic: {"topics": [{"name": topic}]},
+    ApiKey.DESCRIBE_QUORUM: lambda version, topic: {
+        "topics": [{"topic_name": "__cluster_metadata", "partitions": [{"partition_index": 0}]}]
+    },
+    ApiKey.DESCRIBE_CLUSTER: lambda version, topic: (
+        {"include_fenced_brokers": True} if version >= 2 else {"include_cluster_authorized_operations": True}
+    ),
+}
+
+
+def test_nothing_that_is_forwarded_tells_an_address(spread: Front, received: bytearray, topic: str) -> None:
+    answered = 0
+    client = None
+    for key in FORWARDED:
+        for version in versions(key):
+            if client is None:
+                client = spread.access("plain", 1).connect(tap=received.extend)
+            try:
+                client.send(make(key, version, **(CONTENT[key](version, topic) if key in CONTENT else {})))
+                client.receive_frame()
+                answered += 1
+            except Closed:
+                client.close()
+                client = None
+    if client is not None:
+        client.close()
+    assert answered > 200
 
 
 def test_share_fetch_at_another_broker(
