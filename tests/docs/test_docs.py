@@ -144,3 +144,19 @@ def test_no_link_leads_nowhere(document: Path) -> None:
 def test_every_make_target_that_is_named_exists(document: Path) -> None:
     targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"(?:`|^)make ([a-z0-9-]+)", document.read_text(), re.MULTILINE)) <= set(targets)
+
+
+# --- tests that documents name ---------------------------------------------------------------------------
+
+_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+
+
+def test_every_test_that_a_document_names_exists() -> None:
+    named = {found for document in DOCUMENTS for found in _TEST.findall(document.read_text())}
+    assert named
+    missing = [
+        f"{file}::{test}"
+        for file, test in sorted(named)
+        if not re.search(rf"^(async )?def {test}\(", (ROOT / file).read_text(), re.MULTILINE)
+    ]
+    assert not missing

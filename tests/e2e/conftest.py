@@ -11,6 +11,7 @@ from compose.ports import PortLease, lease_ports
 from tests.conftest import has_failed
 from tests.e2e.front import Front
 from tests.e2e.gateway_process import GatewayProcess
+from tests.e2e.watched import WatchedFront
 
 StartGateway = Callable[..., GatewayProcess]
 
@@ -98,3 +99,14 @@ def breakable(request: pytest.FixtureRequest) -> Iterator[KafkaCluster]:
         yield kafka
         if request.session.testsfailed:
             kafka.save_logs()
+
+
+@pytest.fixture
+def watched(
+    request: pytest.FixtureRequest, breakable: KafkaCluster, authority: TestAuthority
+) -> Iterator[WatchedFront]:
+    """A gateway in front of those three, whose every byte to clients is remembered."""
+    with WatchedFront(breakable, authority) as running:
+        yield running
+        if has_failed(request):
+            running.front.gateway.save_log()

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any
 
-import confluent_kafka
 import pytest
 
 from compose.kafka import KafkaCluster, KafkaNode
-from compose.ports import lease_ports
 from tests.e2e.conftest import Fronts
-from tests.e2e.front import NODE_IDS, Access, Front
+from tests.e2e.front import Front
 from tests.e2e.java_clients import Java
-from tests.e2e.relay import Relay, addresses_in
-from tests.e2e.workload import Consuming, Producing, eventually
+from tests.e2e.watched import WatchedFront
+from tests.e2e.workload import Consuming, Producing, check, eventually, in_log, in_sync
 
 Names = Callable[[], str]
 JAVA_RECORDS = 10_000
@@ -28,51 +23,7 @@ JAVA_RECORDS = 10_000
 FROZEN_S = 6
 
 
-def in_log(kafka: KafkaCluster, topic: str) -> list[bytes]:
-    """Every value that the brokers have, asked of them directly."""
-    consumer = confluent_kafka.Consumer(
-        {"bootstrap.servers": kafka.internal_bootstrap, "group.id": "-", "enable.partition.eof": True}
-    )
-    partitions = consumer.list_topics(topic, timeout=20).topics[topic].partitions
-    consumer.assign([confluent_kafka.TopicPartition(topic, index, 0) for index in partitions])
-    values: list[bytes] = []
-    ended: set[int] = set()
-    while len(ended) < len(partitions):
-        message = consumer.poll(20)
-        assert message is not None
-        if message.error() is None:
-            values.append(message.value() or b"")
-        else:
-            ended.add(message.partition() or 0)
-    consumer.close()
-    return values
-
-
-def check(kafka: KafkaCluster, topic: str, producing: Producing) -> None:
-    """All that was acknowledged is there, once; and what was not reported failed was acknowledged."""
-    assert not producing.failed
-    counts = Counter(int(value) for value in in_log(kafka, topic))
-    assert set(counts) == producing.delivered
-    assert set(counts.values()) == {1}
-
-
-def in_sync(kafka: KafkaCluster, topic: str) -> bool:
-    partitions = kafka.admin.list_topics(topic, timeout=5).topics[topic].partitions.values()
-    return all(len(partition.isrs) == len(kafka.nodes) for partition in partitions)
-
-
 # --- brokers ------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def relayed(front: Front, ports: range) -> Iterator[tuple[Access, list[Relay]]]:
-    """How to get in by relays at `ports`, which the gateway advertises in place of its own."""
-    with ExitStack() as stack:
-        relays = [
-            stack.enter_context(Relay(("127.0.0.1", behind), port=port))
-            for behind, port in zip(front.ports["plain"], ports, strict=True)
-        ]
-        yield replace(front.access("plain"), port=ports[0]), relays
 
 
 def stop(node: KafkaNode, producing: Producing) -> None:
@@ -97,62 +48,45 @@ def freeze(node: KafkaNode, producing: Producing) -> None:
 Outage = Callable[[KafkaNode, Producing], None]
 
 
-def go_through(kafka: KafkaCluster, front: Front, ports: range, name: Names, outages: list[Outage]) -> None:
+def go_through(kafka: KafkaCluster, watched: WatchedFront, name: Names, outages: list[Outage]) -> None:
     """Has a producer and a consumer group live through outages of one broker after the other."""
-    topic = name()
+    topic, access = name(), watched.access()
     kafka.create_topic(topic, 6, config={"min.insync.replicas": "2"})
-    with relayed(front, ports) as (access, relays):
-        with (
-            Consuming(access, topic, name()) as consuming,
-            Producing(access, topic) as producing,
-        ):
+    with (
+        Consuming(access, topic, name()) as consuming,
+        Producing(access, topic) as producing,
+    ):
+        producing.more()
+        for number, outage in enumerate(outages):
+            outage(kafka.nodes[number % len(kafka.nodes)], producing)
+            eventually(lambda: in_sync(kafka, topic))
             producing.more()
-            for number, outage in enumerate(outages):
-                outage(kafka.nodes[number % len(kafka.nodes)], producing)
-                eventually(lambda: in_sync(kafka, topic))
-                producing.more()
-            producing.stop()
-            consuming.has(producing.delivered)
-        check(kafka, topic, producing)
-        # Who leads, and where that is, was asked and told all the time.
-        for relay in relays:
-            assert len(relay.received) > 1000 or relay is relays[0]
-            assert not addresses_in(relay.received, kafka)
-
-
-@pytest.fixture
-def advertised() -> Iterator[range]:
-    lease = lease_ports(1 + len(NODE_IDS))
-    yield lease.ports
-    lease.release()
-
-
-@pytest.fixture
-def front_by_relays(own_front: Fronts, breakable: KafkaCluster, advertised: range) -> Front:
-    listener = {"advertised_port": advertised[0], "advertised_broker_port": advertised[1]}
-    return own_front(breakable, ways=("plain",), listener=listener)
+        producing.stop()
+        consuming.has(producing.delivered)
+    check(kafka, topic, producing)
+    # Who leads, and where that is, was asked and told all the time.
+    assert all(len(relay.received) > 1000 for relay in watched.relays[1:])
+    assert not watched.addresses_told()
 
 
 def test_brokers_stop_die_and_freeze(
-    breakable: KafkaCluster, front_by_relays: Front, advertised: range, unique_name: Names
+    breakable: KafkaCluster, watched: WatchedFront, unique_name: Names
 ) -> None:
-    java, topic = Java(front_by_relays.access("plain")), unique_name()
+    java, topic = Java(watched.access()), unique_name()
     breakable.create_topic(topic, 3, config={"min.insync.replicas": "2"})
     sizes = ("--num-records", str(JAVA_RECORDS), "--record-size", "100", "--throughput", "500")
     with ThreadPoolExecutor(1) as pool:
         sent = pool.submit(java.tool, "kafka-producer-perf-test", "--topic", topic, *sizes, acks="all")
-        go_through(breakable, front_by_relays, advertised, unique_name, [stop, kill, freeze])
+        go_through(breakable, watched, unique_name, [stop, kill, freeze])
         assert f"{JAVA_RECORDS} records sent" in sent.result().stdout
     assert len(in_log(breakable, topic)) == JAVA_RECORDS
 
 
 @pytest.mark.soak
-def test_brokers_go_thirty_times(
-    breakable: KafkaCluster, front_by_relays: Front, advertised: range, unique_name: Names
-) -> None:
+def test_brokers_go_thirty_times(breakable: KafkaCluster, watched: WatchedFront, unique_name: Names) -> None:
     outages: list[Outage] = [stop, kill, freeze] * 10
     random.shuffle(outages)
-    go_through(breakable, front_by_relays, advertised, unique_name, outages)
+    go_through(breakable, watched, unique_name, outages)
 
 
 # --- gateways -----------------------------------------------------------------------------------------------

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Self
 
 import confluent_kafka
 
+from compose.kafka import KafkaCluster
 from tests.e2e.front import Access
 
 _PATIENCE = {
@@ -110,3 +112,37 @@ class Consuming:
             if message is not None and message.error() is None:
                 self.numbers.append(int(message.value() or b""))
         self._consumer.close()
+
+
+def in_log(kafka: KafkaCluster, topic: str) -> list[bytes]:
+    """Every value that the brokers have, asked of them directly."""
+    consumer = confluent_kafka.Consumer(
+        {"bootstrap.servers": kafka.internal_bootstrap, "group.id": "-", "enable.partition.eof": True}
+    )
+    partitions = consumer.list_topics(topic, timeout=20).topics[topic].partitions
+    consumer.assign([confluent_kafka.TopicPartition(topic, index, 0) for index in partitions])
+    values: list[bytes] = []
+    ended: set[int] = set()
+    while len(ended) < len(partitions):
+        message = consumer.poll(20)
+        assert message is not None
+        if message.error() is None:
+            values.append(message.value() or b"")
+        else:
+            ended.add(message.partition() or 0)
+    consumer.close()
+    return values
+
+
+def check(kafka: KafkaCluster, topic: str, producing: Producing) -> None:
+    """All that was acknowledged is there, once; and what was not reported failed was acknowledged."""
+    assert not producing.failed
+    counts = Counter(int(value) for value in in_log(kafka, topic))
+    assert set(counts) == producing.delivered
+    assert set(counts.values()) == {1}
+
+
+def in_sync(kafka: KafkaCluster, topic: str) -> bool:
+    """Whether every broker has caught up with every partition."""
+    partitions = kafka.admin.list_topics(topic, timeout=5).topics[topic].partitions.values()
+    return all(len(partition.isrs) == len(kafka.nodes) for partition in partitions)
