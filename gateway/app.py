@@ -25,7 +25,7 @@ from gateway import observe
 from gateway.admin.http_protocol import CertificateProtocol
 from gateway.admin.rest import build_api
 from gateway.admin.users import UserService
-from gateway.config import Config, ListenerConfig
+from gateway.config import Config, ListenerConfig, ProxyProtocol
 from gateway.links.attach import ServeBound
 from gateway.links.link import Links, LinkServices
 from gateway.links.mirror_topics import MirrorTopics
@@ -225,7 +225,7 @@ class App:
     # --- clients -------------------------------------------------------------------------------------
 
     def _listener(self, section: ListenerConfig) -> Listener:
-        endpoints = Endpoints(section)
+        endpoints = Endpoints(section, self._config.cluster.host_label)
         services = SessionServices(
             listener=section.name,
             authentication=section.authentication,
@@ -253,6 +253,8 @@ class App:
             admission=self._admission,
             max_connections=section.max_connections,
             ssl_context=None if section.tls is None else server_context(section.tls),
+            proxies=section.proxy_protocol_from if section.proxy_protocol is ProxyProtocol.REQUIRED else None,
+            server_names=endpoints.server_names,
         )
 
     def _reserved_ids(self) -> frozenset[UUID]:

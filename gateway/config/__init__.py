@@ -6,7 +6,7 @@ folder of the configuration file. Secrets are read at load, from files or inline
 
 from gateway.config.file import ConfigError, check, load
 from gateway.config.limits import LimitsConfig
-from gateway.config.listeners import Authentication, ListenerConfig
+from gateway.config.listeners import Authentication, ListenerConfig, ProxyProtocol
 from gateway.config.models import (
     AdminConfig,
     ClusterConfig,
@@ -18,7 +18,7 @@ from gateway.config.models import (
     UserConfig,
 )
 from gateway.config.tls import TlsConfig
-from gateway.config.values import parse_host_port
+from gateway.config.values import format_host_port, parse_host_port
 
 __all__ = [
     "AdminConfig",
@@ -29,12 +29,14 @@ __all__ = [
     "LimitsConfig",
     "ListenerConfig",
     "LoggingConfig",
+    "ProxyProtocol",
     "SecurityConfig",
     "SecurityProtocol",
     "StateConfig",
     "TlsConfig",
     "UserConfig",
     "check",
+    "format_host_port",
     "load",
     "parse_host_port",
 ]

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from gateway.config.listeners import ListenerConfig
-from gateway.config.models import AdminConfig, Config, UserConfig
+from gateway.config.models import AdminConfig, ClusterConfig, Config, UserConfig
 
 _NO_ACLS: Final = (
     "must be `none`: this version has no ACLs, so that every client that a listener lets in may do whatever "
@@ -102,6 +102,9 @@ def _between_sections(raw: Mapping[str, Any], context: dict[str, Any]) -> Iterat
         for index, section in enumerate(_each(raw.get("listeners")))
         if (listener := _valid(ListenerConfig, section, context)) is not None
     }
+    cluster: ClusterConfig | None = _valid(ClusterConfig, raw.get("cluster"), context)
+    if cluster is not None:
+        yield from _unusable_names(listeners, cluster.host_label)
     admin = _valid(AdminConfig, raw.get("admin", {}), context)
     yield from _repeated("name", {path: listener.name for path, listener in listeners.items()})
     yield from _repeated(
@@ -132,6 +135,14 @@ def _repeated(key: str, names: Mapping[str, str]) -> Iterator[str]:
         if name in seen:
             yield f"{path}.{key}: {name!r} is the {key} of {seen[name]} already"
         seen.setdefault(name, path)
+
+
+def _unusable_names(listeners: Mapping[str, ListenerConfig], cluster: str | None) -> Iterator[str]:
+    for path, listener in listeners.items():
+        try:
+            listener.server_names(cluster)
+        except ValueError as error:
+            yield f"{path}.advertised_host: {error}"
 
 
 def _port_collisions(listeners: Mapping[str, ListenerConfig], admin: AdminConfig | None) -> Iterator[str]:

@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretBytes, SecretStr, ValidationInfo, field_validator, model_validator
 
+from gateway.config.host_patterns import is_label
 from gateway.config.limits import LimitsConfig
 from gateway.config.listeners import ListenerConfig
 from gateway.config.section import Section
 from gateway.config.tls import TlsConfig
 from gateway.config.values import (
+    ClusterName,
     HostPort,
     IpAddress,
     Millis,
@@ -104,8 +106,16 @@ class ClusterConfig(Section):
 
     bootstrap_servers: Annotated[list[HostPort], Field(min_length=1)]
     cluster_id: Annotated[str, Field(min_length=1)] | None = None
+    name: ClusterName | None = None
     security: SecurityConfig = SecurityConfig()
     connect_timeout_ms: Millis = 5_000
+
+    @property
+    def host_label(self) -> str | None:
+        """What stands for the cluster in host names: `name`, or the id if that is fit for it."""
+        if self.name is not None or self.cluster_id is None:
+            return self.name
+        return self.cluster_id.lower() if is_label(self.cluster_id) else None
 
 
 # --- what this gateway serves ------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Annotated, Final, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
 
+from gateway.config.host_patterns import check_pattern, is_label, is_pattern
 from gateway.tls import TlsError
 
 _MAX_SECRET_BYTES: Final = 64 * 1024
@@ -30,7 +31,12 @@ def parse_host_port(text: str) -> tuple[str, int]:
         raise ValueError(f"{text!r} is not host:port")
     if not 1 <= int(port) <= 65535:
         raise ValueError(f"the port of {text!r} is not in 1..65535")
-    return (host[1:-1] if bracketed else host), int(port)
+    if not bracketed:
+        return host, int(port)
+    try:
+        return str(ipaddress.IPv6Address(host[1:-1])), int(port)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not host:port: {error}") from None
 
 
 def _existing_file(path: Path, info: ValidationInfo) -> Path:
@@ -68,16 +74,50 @@ def _node_ids(value: object) -> object:
     return tuple(sorted(ids))
 
 
+def format_host_port(host: str, port: int) -> str:
+    """`host:port`, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _without_brackets(value: str) -> str:
+    # As addresses stand in URLs and in front of ports.
+    return value[1:-1] if value.startswith("[") and value.endswith("]") and ":" in value else value
+
+
 def _ip_address(value: str) -> str:
     try:
-        return str(ipaddress.ip_address(value))
+        return str(ipaddress.ip_address(_without_brackets(value)))
     except ValueError:
         raise ValueError(f"{value!r} is not an IP address") from None
 
 
+def _ip_network(value: object) -> object:
+    try:
+        return ipaddress.ip_network(str(value))
+    except ValueError as error:
+        raise ValueError(f"{value!r} is not a network such as 10.0.0.0/8: {error}") from None
+
+
 def _advertised_host(value: str) -> str:
-    if value in {"0.0.0.0", "::"} or re.fullmatch(r"[A-Za-z0-9._:-]{1,253}", value) is None:  # noqa: S104 - refused
+    if is_pattern(value):
+        return check_pattern(value, of_brokers=True)
+    host = _without_brackets(value)
+    if ":" in host:
+        host = _ip_address(host)
+    if host in {"0.0.0.0", "::"} or re.fullmatch(r"[A-Za-z0-9._:-]{1,253}", host) is None:  # noqa: S104 - refused
         raise ValueError(f"{value!r} is not a host that clients could connect to")
+    return host
+
+
+def _bootstrap_host(value: str) -> str:
+    return check_pattern(value, of_brokers=False)
+
+
+def _cluster_name(value: str) -> str:
+    if not is_label(value):
+        raise ValueError(
+            f"{value!r} is not 1 to 63 letters, digits and inner hyphens, as part of a host name"
+        )
     return value
 
 
@@ -102,6 +142,9 @@ def _principal(value: str) -> str:
 ReadableFile: TypeAlias = Annotated[Path, AfterValidator(_existing_file)]
 HostPort: TypeAlias = Annotated[str, AfterValidator(_host_port)]
 AdvertisedHost: TypeAlias = Annotated[str, AfterValidator(_advertised_host)]
+BootstrapHost: TypeAlias = Annotated[str, AfterValidator(_bootstrap_host)]
+ClusterName: TypeAlias = Annotated[str, AfterValidator(_cluster_name)]
+IpNetwork: TypeAlias = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, BeforeValidator(_ip_network)]
 PrincipalText: TypeAlias = Annotated[str, AfterValidator(_principal)]
 NodeIds: TypeAlias = Annotated[tuple[int, ...], Field(min_length=1), BeforeValidator(_node_ids)]
 IpAddress: TypeAlias = Annotated[str, AfterValidator(_ip_address)]

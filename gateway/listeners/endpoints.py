@@ -1,7 +1,7 @@
-"""The ports of a listener and the addresses that its clients are told, port per broker.
+"""The ports of a listener and the addresses that its clients are told: port per broker, or a name per broker.
 
-All ports of the configured node-id range are bound from the start: a client that knows only a broker's port
-must find it after a restart too, whether or not the cluster is up.
+All ports and names of the configured node ids are there from the start: a client that knows only a broker's
+address must find it after a restart too, whether or not the cluster is up.
 """
 
 from __future__ import annotations
@@ -24,14 +24,18 @@ class Endpoint:
 
 
 class Endpoints:
-    """The endpoints of one listener."""
+    """The endpoints of one listener; `cluster` is the name of the cluster in host names, if it has one."""
 
-    def __init__(self, config: ListenerConfig) -> None:
+    def __init__(self, config: ListenerConfig, cluster: str | None = None) -> None:
         self.bound = (
             Endpoint(config.bind, config.port, None),
             *(Endpoint(config.bind, port, node_id) for node_id, port in config.broker_ports().items()),
         )
-        self._advertised = {node_id: config.advertised_broker(node_id) for node_id in config.node_ids}
+        # Node ids by name, where names tell brokers apart: then the only port is for all of them.
+        self.server_names = config.server_names(cluster) if config.by_server_name else None
+        self._advertised = {
+            node_id: config.advertised_broker(node_id, cluster) for node_id in config.node_ids
+        }
 
     def advertised(self, node_id: int) -> tuple[str, int] | None:
         """Where clients find that broker; None outside the configured range."""
