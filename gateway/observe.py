@@ -60,6 +60,11 @@ upstream_errors = Counter(
     ["cause"],
     registry=registry,
 )
+wrong_cluster = Counter(
+    "causeway_wrong_cluster",
+    "Connections that led to another cluster than the right one, and were refused.",
+    registry=registry,
+)
 upstream_dial_seconds = Histogram(
     "causeway_upstream_dial_seconds", "Time to connect to a broker, authenticated.", registry=registry
 )

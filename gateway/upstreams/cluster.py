@@ -7,6 +7,7 @@ connection at a time, so that a long poll would hold up everything behind it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -15,7 +16,8 @@ from typing import Any, Final, Protocol, TypeAlias
 import structlog
 from kio.schema.errors import ErrorCode
 
-from gateway.config import parse_host_port
+from gateway import observe
+from gateway.config import format_host_port, parse_host_port
 from gateway.upstreams.connection import BrokerConnection
 from gateway.upstreams.dialer import DEFAULT_MAX_FRAME_BYTES, Security, dial
 from gateway.upstreams.errors import ClusterIdMismatch, ConnectFailed, DialError, TlsFailed
@@ -26,6 +28,7 @@ from gateway.upstreams.metadata import (
     metadata_request,
     read_metadata,
 )
+from gateway.upstreams.race import AllFailed, first_success
 from gateway.wire import ConnectionClosed
 
 __all__ = ["Cluster", "ClusterMetadata", "Connector", "DialConnector", "PartitionMetadata", "TopicMetadata"]
@@ -40,6 +43,9 @@ DEFAULT_USER_TIMEOUT_MS: Final = 10_000
 # Many connections may find the same broker gone at once; one look at the cluster serves them all.
 _REFRESH_INTERVAL_S: Final = 1.0
 _RETRY_DELAY_S: Final = 0.2
+# A broker that has not answered by then does not keep us from asking the next one too.
+_NEXT_CANDIDATE_S: Final = 1.0
+_ALARM_EVERY_S: Final = 60.0
 
 
 class Connector(Protocol):
@@ -80,6 +86,7 @@ class DialConnector:
         self._user_timeout_ms = user_timeout_ms
         self._brokers: Mapping[int, Address] = {}
         self._failed_at: dict[Address, float] = {}
+        self._alarmed_at: dict[Address, float] = {}
         self._turn = 0
         self._refresh_lock = asyncio.Lock()
         self._refreshed_at = float("-inf")
@@ -137,20 +144,23 @@ class DialConnector:
         self._turn += 1
         known = list(dict.fromkeys([*self._brokers.values(), *self._bootstrap]))
         turn = self._turn % len(known)
-        # What failed last is tried last: a host that swallows packets costs the whole timeout.
+        # What failed last is tried last.
         candidates = sorted(
             known[turn:] + known[:turn], key=lambda address: self._failed_at.get(address, 0.0)
         )
-        errors: list[DialError] = []
-        for address in candidates:
-            try:
-                return await self._dial(address, None, linger_zero=linger_zero)
-            except (ConnectFailed, TlsFailed, ClusterIdMismatch) as error:
-                errors.append(error)
-        serious = [error for error in errors if not isinstance(error, ConnectFailed)]
-        raise type((serious or errors)[0])("; ".join(str(error) for error in errors))
+        try:
+            return await first_success(
+                [functools.partial(self._dial, each, None, linger_zero=linger_zero) for each in candidates],
+                delay_s=_NEXT_CANDIDATE_S,
+                failures=(ConnectFailed, TlsFailed, ClusterIdMismatch),
+                discard=BrokerConnection.abort,
+            )
+        except AllFailed as failed:
+            serious = [error for error in failed.errors if not isinstance(error, ConnectFailed)]
+            raise type((serious or failed.errors)[0])(str(failed)) from None
 
     async def _dial(self, address: Address, node_id: int | None, *, linger_zero: bool) -> BrokerConnection:
+        began = time.monotonic()
         try:
             connection = await dial(
                 *address,
@@ -167,19 +177,36 @@ class DialConnector:
         except DialError as error:
             self._failed_at[address] = time.monotonic()
             if isinstance(error, ClusterIdMismatch):
-                log.error("wrong_cluster", address=f"{address[0]}:{address[1]}", error=str(error))
+                self._alarm(address, error)
+            raise
+        except asyncio.CancelledError:
+            # Others were faster by far: not the one to begin with the next time.
+            if (now := time.monotonic()) - began >= _NEXT_CANDIDATE_S:
+                self._failed_at[address] = now
             raise
         self._failed_at.pop(address, None)
         return connection
 
     def _learn(self, metadata: ClusterMetadata) -> None:
-        if metadata.cluster_id is not None and self.cluster_id is None:
+        if self.cluster_id is None:
             self.cluster_id = metadata.cluster_id
+        elif metadata.cluster_id != self.cluster_id:
+            # Learned from another connection while this one was made.
+            raise ClusterIdMismatch(f"reached cluster {metadata.cluster_id}, not {self.cluster_id}")
         if metadata.brokers:
             self._brokers = metadata.brokers
             current = {*metadata.brokers.values(), *self._bootstrap}
             self._failed_at = {address: at for address, at in self._failed_at.items() if address in current}
+            self._alarmed_at = {address: at for address, at in self._alarmed_at.items() if address in current}
         self._refreshed_at = time.monotonic()
+
+    def _alarm(self, address: Address, error: ClusterIdMismatch) -> None:
+        """Requests would go to somebody else's data: nothing is more urgent for an operator."""
+        observe.wrong_cluster.inc()
+        now = time.monotonic()
+        if now - self._alarmed_at.get(address, float("-inf")) >= _ALARM_EVERY_S:
+            self._alarmed_at[address] = now
+            log.critical("upstream.wrong_cluster", address=format_host_port(*address), error=str(error))
 
 
 class Cluster:
@@ -254,8 +281,10 @@ class Cluster:
             self.cluster_id = metadata.cluster_id
         elif metadata.cluster_id != self.cluster_id:
             await self._drop_kept()
-            log.error("wrong_cluster", expected=self.cluster_id, found=metadata.cluster_id)
-            raise ClusterIdMismatch(f"reached cluster {metadata.cluster_id}, not {self.cluster_id}")
+            error = ClusterIdMismatch(f"reached cluster {metadata.cluster_id}, not {self.cluster_id}")
+            observe.wrong_cluster.inc()
+            log.critical("upstream.wrong_cluster", error=str(error))
+            raise error
         return metadata
 
     async def controller_request(self, message: Request, *, timeout_s: float = 30) -> Any:

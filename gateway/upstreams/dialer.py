@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 import socket
 import ssl
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Any, Final, Self, TypeAlias
 
-from gateway.config import SecurityConfig, SecurityProtocol
+from gateway.config import SecurityConfig, SecurityProtocol, format_host_port
 from gateway.tls import client_context
 from gateway.upstreams.connection import BrokerConnection
 from gateway.upstreams.errors import (
@@ -22,10 +24,14 @@ from gateway.upstreams.errors import (
     TlsFailed,
 )
 from gateway.upstreams.metadata import ClusterMetadata, metadata_request, read_metadata
+from gateway.upstreams.race import AllFailed, first_success
 from gateway.wire import ConnectionClosed, FrameConnection
 from protocol.errors import ProtocolError
 
 DEFAULT_MAX_FRAME_BYTES: Final = 100 * 1024 * 1024
+# The "connection attempt delay" of RFC 8305.
+_NEXT_ADDRESS_S: Final = 0.25
+_AddressInfo: TypeAlias = tuple[int, int, int, str, tuple[Any, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +88,7 @@ async def dial(
         user_timeout_ms=user_timeout_ms,
     )
     connection = BrokerConnection(wire, client_id=client_id, node_id=node_id)
-    where = f"{host}:{port}"
+    where = format_host_port(host, port)
     try:
         async with asyncio.timeout(connect_timeout_s):
             await _enter(connection, security, where, connect_timeout_s)
@@ -148,13 +154,13 @@ async def _open(
     linger_zero: bool,
     user_timeout_ms: int | None,
 ) -> FrameConnection:
-    where = f"{host}:{port}"
+    where = format_host_port(host, port)
     loop = asyncio.get_running_loop()
     wire: FrameConnection | None = None
     connected: socket.socket | None = None
     try:
         async with asyncio.timeout(timeout_s):
-            connected = await _connect(host, port, timeout_s)
+            connected = await _connect(host, port)
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if linger_zero:
                 connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -187,27 +193,42 @@ async def _open(
         raise
 
 
-async def _connect(host: str, port: int, timeout_s: float) -> socket.socket:
-    """Tries every address of the name; each may take its share of the time that is left."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout_s
+async def _connect(host: str, port: int) -> socket.socket:
+    """The first connection to one of the name's addresses; OSError."""
     try:
-        addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (UnicodeError, OverflowError) as error:
         # A broker may advertise anything.
         raise OSError(f"not an address: {error}") from error
-    errors: list[OSError] = []
-    for left, (family, kind, proto, _, address) in zip(range(len(addresses), 0, -1), addresses, strict=True):
-        candidate = socket.socket(family, kind, proto)
-        try:
-            candidate.setblocking(False)
-            async with asyncio.timeout((deadline - loop.time()) / left):
-                await loop.sock_connect(candidate, address)
-            return candidate
-        except OSError as error:
-            candidate.close()
-            errors.append(error)
-        except BaseException:
-            candidate.close()
-            raise
-    raise errors[-1] if errors else OSError(f"{host} has no address")
+    if not found:
+        raise OSError(f"{host} has no address")
+    try:
+        return await first_success(
+            [functools.partial(_connect_to, *address) for address in _families_in_turn(found)],
+            delay_s=_NEXT_ADDRESS_S,
+            failures=(OSError,),
+            discard=socket.socket.close,
+        )
+    except AllFailed as failed:
+        raise failed.errors[-1] from None
+
+
+async def _connect_to(
+    family: int, kind: int, proto: int, _canonical: str, address: tuple[Any, ...]
+) -> socket.socket:
+    candidate = socket.socket(family, kind, proto)
+    try:
+        candidate.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(candidate, address)
+    except BaseException:
+        candidate.close()
+        raise
+    return candidate
+
+
+def _families_in_turn(found: Sequence[_AddressInfo]) -> list[_AddressInfo]:
+    """The resolver's order, IPv6 and IPv4 alternating: where one of them is broken the other comes soon."""
+    first = [each for each in found if each[0] == found[0][0]]
+    other = [each for each in found if each[0] != found[0][0]]
+    pairs = itertools.zip_longest(first, other)
+    return [each for pair in pairs for each in pair if each is not None]

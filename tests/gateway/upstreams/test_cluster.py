@@ -23,6 +23,7 @@ from protocol.errors import UnsupportedVersion
 from protocol.headers import RequestHeader
 from protocol.messages import decode_request, request_class, response_class
 from tests.fakes.broker import FakeBroker
+from tests.gateway.upstreams.test_dialer import black_hole
 
 Start = Callable[..., Awaitable[FakeBroker]]
 
@@ -110,6 +111,29 @@ async def test_dead_bootstrap_servers_are_passed_over(start: Start, opened: list
     assert opened[0].peer == one.bootstrap
 
 
+async def test_silent_bootstrap_servers_do_not_hold_up_the_others(
+    start: Start, opened: list[BrokerConnection]
+) -> None:
+    loop = asyncio.get_running_loop()
+    one = await start(1)
+    with black_hole() as first, black_hole() as second:
+        dialer = DialConnector(
+            [("127.0.0.1", first), ("127.0.0.1", second), one.bootstrap], Security(), connect_timeout_s=30
+        )
+        began = loop.time()
+        opened.append(await dialer.connect(None))
+        assert loop.time() - began < 10
+        assert opened[0].peer == one.bootstrap
+        # From now on those that were silent come last.
+        assert {("127.0.0.1", first), ("127.0.0.1", second)} == set(dialer._failed_at)
+
+
+async def test_nobody_is_dialled_twice_for_nothing(start: Start, opened: list[BrokerConnection]) -> None:
+    one, two = await start(1), await start(2)
+    opened.append(await connector(one, two).connect(None))
+    assert one.open_connections + two.open_connections == 1
+
+
 async def test_nobody_answers(start: Start) -> None:
     one, two = await start(1), await start(2)
     await one.close()
@@ -191,7 +215,35 @@ async def test_the_first_connection_decides_which_cluster_it_is(
     await one.close()
     with capture_logs() as logs, pytest.raises(ClusterIdMismatch, match=r"belongs to cluster cluster-b"):
         await dialer.connect(None)
-    assert {"event": "wrong_cluster", "log_level": "error"}.items() <= logs[0].items()
+    assert {"event": "upstream.wrong_cluster", "log_level": "critical"}.items() <= logs[0].items()
+
+
+async def test_two_first_connections_to_two_clusters(start: Start, opened: list[BrokerConnection]) -> None:
+    """Neither was known when the dialling began: the one that is late is refused all the same."""
+    one, other = await start(1), await FakeBroker(2, cluster_id="cluster-b").start()
+    dialer = connector(one, other)
+    results = await asyncio.gather(dialer.connect(None), dialer.connect(None), return_exceptions=True)
+    for result in results:
+        assert isinstance(result, BrokerConnection), result
+        opened.append(result)
+    # Whoever came second found the other cluster refused, and went on to the one that is known.
+    assert len({each.peer for each in opened}) == 1
+    await other.close()
+
+
+async def test_the_right_one_of_mixed_bootstrap_servers(start: Start, opened: list[BrokerConnection]) -> None:
+    right = await start(1)
+    wrong = await FakeBroker(1, cluster_id="cluster-b").start()
+    dialer = connector(wrong, right, expected_cluster_id="cluster-a")
+    with capture_logs() as logs:
+        opened += [await dialer.connect(None) for _ in range(4)]
+    assert {each.peer for each in opened} == {right.bootstrap}
+    assert [line["event"] for line in logs] == ["upstream.wrong_cluster"]
+    assert logs[0]["log_level"] == "critical"
+    # It was asked who it is, and nothing else.
+    assert {request.api_key for request in wrong.requests} <= {ApiKey.API_VERSIONS, ApiKey.METADATA}
+    await wrong.wait_for_connections(0)
+    await wrong.close()
 
 
 async def test_an_expected_cluster(start: Start) -> None:
@@ -292,7 +344,7 @@ async def test_a_cluster_that_changed_under_us(start: Start, cluster_of: Callabl
     one.cluster_id = "cluster-b"
     with capture_logs() as logs, pytest.raises(ClusterIdMismatch):
         await cluster.metadata([])
-    assert logs[0]["event"] == "wrong_cluster"
+    assert logs[0]["event"] == "upstream.wrong_cluster"
     with pytest.raises(ClusterIdMismatch):
         await cluster.metadata([])
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from certs.make_certs import TestAuthority
 from gateway.config import SecurityConfig, SecurityProtocol, TlsConfig
 from gateway.tls import ClientAuth, server_context
+from gateway.upstreams import dialer
 from gateway.upstreams.dialer import Security, dial
 from gateway.upstreams.errors import AuthenticationFailed, ClusterIdMismatch, ConnectFailed, TlsFailed
 from gateway.upstreams.metadata import ClusterMetadata
@@ -110,18 +112,95 @@ async def test_a_host_that_swallows_everything() -> None:
             await dial("127.0.0.1", port, Security(), connect_timeout_s=0.2)
 
 
-async def test_every_address_of_a_name_is_tried(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def black_hole() -> Iterator[int]:
+    """A port that takes no more connections and does not say so."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent, ExitStack() as stack:
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(silent.getsockname())
+        yield silent.getsockname()[1]
+
+
+def resolver(monkeypatch: pytest.MonkeyPatch, *answers: list[int]) -> list[str]:
+    """Names have the addresses 127.0.0.1 with these ports, one answer after the other; notes the names."""
+    asked: list[str] = []
+
     async def resolve(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
-        # TEST-NET-1 is nobody's: the first address takes its share of the time.
-        return [
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", free_port())),
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", broker.port)),
-        ]
+        asked.append(host)
+        ports = answers[min(len(asked), len(answers)) - 1]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", each)) for each in ports]
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    return asked
+
+
+async def test_every_address_of_a_name_is_tried(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolver(monkeypatch, [free_port(), free_port(), broker.port])
     connection = await dial("kafka", 9092, Security())
     connection.abort()
     await connection.wait_closed()
+
+
+async def test_an_address_that_is_silent_does_not_hold_up_the_next(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    with black_hole() as one, black_hole() as two:
+        resolver(monkeypatch, [one, two, broker.port])
+        began = loop.time()
+        connection = await dial("kafka", 9092, Security(), connect_timeout_s=20)
+        assert loop.time() - began < 5
+        connection.abort()
+        await connection.wait_closed()
+        await broker.wait_for_connections(0)
+        resolver(monkeypatch, [one, two])
+        with pytest.raises(ConnectFailed, match=r"no connection within 0\.5 s"):
+            await dial("kafka", 9092, Security(), connect_timeout_s=0.5)
+
+
+async def test_only_refusals_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolver(monkeypatch, [free_port(), free_port()])
+    with pytest.raises(ConnectFailed, match="Connect call failed"):
+        await dial("kafka", 9092, Security(), connect_timeout_s=20)
+
+
+async def test_names_are_resolved_at_every_dial(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = resolver(monkeypatch, [free_port()], [broker.port])
+    with pytest.raises(ConnectFailed):
+        await dial("kafka", 9092, Security())
+    connection = await dial("kafka", 9092, Security())
+    assert asked == ["kafka", "kafka"]
+    connection.abort()
+    await connection.wait_closed()
+
+
+def test_families_take_turns() -> None:
+    def info(family: int, host: str) -> Any:
+        return (family, socket.SOCK_STREAM, 6, "", (host, 9092))
+
+    six = [info(socket.AF_INET6, f"::{n}") for n in (1, 2, 3)]
+    four = [info(socket.AF_INET, f"10.0.0.{n}") for n in (1, 2)]
+    assert dialer._families_in_turn([*six, *four]) == [six[0], four[0], six[1], four[1], six[2]]
+    assert dialer._families_in_turn([*four, *six]) == [four[0], six[0], four[1], six[1], six[2]]
+    assert dialer._families_in_turn(four) == four
+
+
+async def test_a_broker_of_ipv6() -> None:
+    fake = FakeBroker()
+    server = await asyncio.get_running_loop().create_server(fake._new_connection, "::1", 0)
+    port = server.sockets[0].getsockname()[1]
+    fake.brokers[1] = ("::1", port)
+    connection = await dial("::1", port, Security(), expected_cluster_id="cluster-a")
+    assert connection.peer == f"[::1]:{port}"
+    connection.abort()
+    await connection.wait_closed()
+    with pytest.raises(ClusterIdMismatch, match=rf"\[::1\]:{port} belongs to"):
+        await dial("::1", port, Security(), expected_cluster_id="cluster-b")
+    server.close()
+    await server.wait_closed()
+    await fake.close()
 
 
 async def test_a_name_without_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
