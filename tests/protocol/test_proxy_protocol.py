@@ -5,7 +5,7 @@ import random
 import struct
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import DecodeError
@@ -159,6 +159,7 @@ def test_more_than_was_wanted_is_a_mistake_of_the_caller() -> None:
         ProxyHeaderReader().feed(bytes(16))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.integers())
 @example(b"", 0)
 def test_any_bytes_are_a_header_or_refused_or_too_few(data: bytes, seed: int) -> None:
@@ -173,6 +174,7 @@ def test_any_bytes_are_a_header_or_refused_or_too_few(data: bytes, seed: int) ->
             assert 0 <= source[1] <= 65535
 
 
+@settings(deadline=None)
 @given(
     st.ip_addresses(), st.integers(0, 65535), st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=40)))
 )
