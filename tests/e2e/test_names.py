@@ -22,6 +22,7 @@ from tests.e2e.hosts import with_hosts
 from tests.e2e.java_clients import Java
 from tests.e2e.link_lab import LinkLab, produce
 from tests.e2e.raw_client import Closed, RawClient, make
+from tests.e2e.workload import eventually
 
 Names = Callable[[], str]
 
@@ -127,8 +128,10 @@ def test_other_names_are_refused(front: Front, server_name: str | None) -> None:
     with pytest.raises((OSError, Closed)):
         connect(front, server_name).call(make(ApiKey.API_VERSIONS, 0))
     # Of a flood of refusals there is one line in some seconds.
-    refused = [each for each in front.gateway.log_events() if each.get("event") == "connection.refused"]
-    assert any(each["reason"] == "server_name" and each["level"] == "warning" for each in refused)
+    refused = eventually(
+        lambda: [each for each in front.gateway.log_events() if each.get("event") == "connection.refused"]
+    )
+    assert {(each["reason"], each["level"]) for each in refused} == {("server_name", "warning")}
     series = f'causeway_connections_refused_total{{listener="{by_name(front).way}",reason="server_name"}}'
     assert series in metrics(front.gateway)
 
