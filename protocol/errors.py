@@ -12,12 +12,17 @@ class DecodeError(ProtocolError):
 
 
 class FrameTooLarge(DecodeError):
-    """A frame announces more bytes (`size_bytes`) than its connection may send (`limit_bytes`)."""
+    """A frame announces more bytes (`size_bytes`) than its connection may send (`limit_bytes`).
 
-    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
-        super().__init__(f"frame of {size_bytes} bytes, the limit is {limit_bytes}")
+    `looks_like` is another protocol, if the size is how that begins.
+    """
+
+    def __init__(self, size_bytes: int, limit_bytes: int, looks_like: str | None = None) -> None:
+        hint = "" if looks_like is None else f"; this is not Kafka, it looks like {looks_like}"
+        super().__init__(f"frame of {size_bytes} bytes, the limit is {limit_bytes}{hint}")
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
+        self.looks_like = looks_like
 
 
 class TooLargeToDecode(DecodeError):

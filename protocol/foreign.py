@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Final
 
 _HTTP_METHODS: Final = (b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"TRAC")
-# Kafka begins with the size of a frame, hence with a zero byte as long as that is below 16 MiB.
 _PREFIXES: Final[tuple[tuple[bytes, str], ...]] = (
     (b"\x16\x03", "TLS"),
     (b"\x15\x03", "a TLS alert"),
@@ -19,7 +18,6 @@ _PREFIXES: Final[tuple[tuple[bytes, str], ...]] = (
     (b"SSH-", "SSH"),
     (b"PROX", "a PROXY protocol header"),
     (b"\r\n\r\n", "a PROXY protocol header"),
-    (b"\0", "Kafka without TLS"),
 )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 
 from protocol.errors import DecodeError, FrameTooLarge
+from protocol.foreign import foreign_protocol
 
 _SIZE = struct.Struct(">i")
 PREFIX_BYTES = _SIZE.size
@@ -123,7 +124,7 @@ class FrameDecoder:
         if size < 0:
             self._error = DecodeError(f"frame of negative size {size}")
         else:
-            self._error = FrameTooLarge(size, self.max_frame_bytes)
+            self._error = FrameTooLarge(size, self.max_frame_bytes, foreign_protocol(_SIZE.pack(size)))
         self._read_at = self._write_at = 0
         return self._error
 

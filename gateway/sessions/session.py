@@ -32,7 +32,7 @@ from gateway.sessions.session_state import (
 from gateway.upstreams.errors import DialError
 from gateway.wire import ConnectionClosed, FrameConnection
 from protocol.api_keys import ApiKey
-from protocol.errors import ProtocolError
+from protocol.errors import FrameTooLarge, ProtocolError
 from protocol.headers import RequestHeader, peek_request_header
 from protocol.reverse import LinkAttachRequest
 
@@ -110,7 +110,8 @@ class Session:
         except SessionRefused as refusal:
             self._ended(refusal.cause, str(refusal))
         except ProtocolError as error:
-            self._ended("protocol_error", str(error))
+            foreign = isinstance(error, FrameTooLarge) and error.looks_like is not None
+            self._ended("not_kafka" if foreign else "protocol_error", str(error))
         except DialError as error:
             observe.upstream_errors.labels(type(error).__name__).inc()
             self._ended("upstream_unreachable", str(error))

@@ -19,7 +19,7 @@ from protocol.foreign import foreign_protocol
         (b"SSH-2.0-OpenSSH_9.2", "SSH"),
         (b"PROXY TCP4 ", "a PROXY protocol header"),
         (b"\r\n\r\n\0\r\nQUIT\n", "a PROXY protocol header"),
-        (b"\0\0\0\x23\0\x12", "Kafka without TLS"),
+        (b"\0\0\0\x23\0\x12", None),
         (b"\xff\xff\xff\xff", None),
         (b"G", None),
         (b"", None),

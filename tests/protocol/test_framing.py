@@ -287,3 +287,24 @@ async def test_behind_a_real_socket() -> None:
 async def send(to: socket.socket, data: bytes) -> None:
     to.setblocking(False)
     await asyncio.get_running_loop().sock_sendall(to, data)
+
+
+@both_paths
+@pytest.mark.parametrize(
+    ("first", "name"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "TLS"),
+        (b"GET / HTTP/1.1\r\n\r\n", "HTTP"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH"),
+        (b"\x7f\xff\xff\xff rest", None),
+        (b"\x06\x40\x00\x01 one byte too many", None),
+    ],
+)
+def test_a_size_that_is_the_beginning_of_something_else(
+    receive: Path, first: bytes, name: str | None
+) -> None:
+    decoder = FrameDecoder(LIMIT)
+    receive(decoder, first)
+    with pytest.raises(FrameTooLarge) as error:
+        decoder.next_frame()
+    assert error.value.looks_like == name
