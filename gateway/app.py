@@ -14,7 +14,7 @@ import random
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -43,7 +43,7 @@ from gateway.sessions.session import Session
 from gateway.sessions.topic_ids import TopicIds
 from gateway.state.records import StateFormatError
 from gateway.state.secrets import Secrets
-from gateway.state.store import STATE_TOPIC, Store
+from gateway.state.store import STATE_TOPIC, StateUnavailable, Store
 from gateway.state.topic import StateTopicError
 from gateway.tasks import Tasks
 from gateway.tls import TlsError, server_context
@@ -85,7 +85,10 @@ class App:
             )
         )
         self._store = Store(
-            config.cluster.bootstrap_servers, security, replication_factor=config.state.replication_factor
+            config.cluster.bootstrap_servers,
+            security,
+            replication_factor=config.state.replication_factor,
+            cluster_id=lambda: self._cluster.cluster_id,
         )
         static = {user.name: user.password.get_secret_value() for user in config.users if user.password}
         store = self._store
@@ -118,6 +121,7 @@ class App:
         self._stopping = asyncio.Event()
         self._failure: StartError | None = None
         self._serving = False
+        self._hidden_brokers: dict[str, list[int]] = {}
         self._upstream_trouble: str | None = "the cluster was not reached yet"
 
     # --- life ----------------------------------------------------------------------------------------
@@ -192,6 +196,10 @@ class App:
             raise
         self._serving = True
         log.info("gateway.ready", cluster_id=self._cluster.cluster_id)
+        try:
+            await self._store.keep_cluster_id()
+        except StateUnavailable as error:
+            log.warning("state.cluster_id_not_kept", error=str(error))
 
     def _fail(self, error: StartError) -> None:
         self._failure = error
@@ -203,11 +211,12 @@ class App:
             if self._cluster.cluster_id is None:
                 continue
             try:
-                await self._cluster.metadata([], timeout_s=_WATCH_S)
+                metadata = await self._cluster.metadata([], timeout_s=_WATCH_S)
             except _UPSTREAM_TROUBLE as error:
                 self._note_upstream(error)
             else:
                 self._note_upstream(None)
+                self._note_brokers(metadata.brokers)
 
     def _note_upstream(self, error: BaseException | None) -> None:
         trouble = None if error is None else f"the cluster cannot be reached: {error}"
@@ -221,6 +230,17 @@ class App:
             level = 50 if isinstance(error, ClusterIdMismatch) else 30
             log.log(level, "upstream.unreachable", error=str(error))
         self._upstream_trouble = trouble
+
+    def _note_brokers(self, brokers: Iterable[int]) -> None:
+        hidden = {
+            section.name: missing
+            for section in self._config.listeners
+            if (missing := sorted(set(brokers) - set(section.node_ids)))
+        }
+        for listener, node_ids in hidden.items():
+            if self._hidden_brokers.get(listener) != node_ids:
+                log.warning("listener.broker_without_address", listener=listener, node_ids=node_ids)
+        self._hidden_brokers = hidden
 
     # --- clients -------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ One question at a time; after any failure the connections are closed, and the ne
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -88,10 +88,13 @@ async def _outcome(work: Coroutine[Any, Any, None]) -> Exception | None:
 
 
 class KafkaClient:
-    """Connections to the brokers of one cluster; `options` are aiokafka's."""
+    """Connections to the brokers of a cluster, `cluster_id` if that is known; `options` are aiokafka's."""
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, options: Mapping[str, Any], cluster_id: Callable[[], str | None] = lambda: None
+    ) -> None:
         self._options = options
+        self._cluster_id = cluster_id
         self._client: AIOKafkaClient | None = None
         self._busy = asyncio.Lock()
 
@@ -116,6 +119,12 @@ class KafkaClient:
             raise RuntimeError("send is for use inside `exclusive`")
         node = self._client.get_random_node() if node_id is None else node_id
         return (await self._client.send(node, _KioRequest(candidates))).message
+
+    def check_cluster(self, found: str | None) -> None:
+        """ClusterError if a broker belongs to another cluster than expected."""
+        expected = self._cluster_id()
+        if expected is not None and found != expected:
+            raise ClusterError(f"a bootstrap server belongs to cluster {found}, not to {expected}")
 
     async def close(self) -> None:
         """Closes the connections; a later use opens new ones."""

@@ -1,5 +1,7 @@
 """The records of the state topic: one JSON object per link, mirror topic and user, newest per key.
 
+One more says whose state this is: the id of the cluster for which it is kept.
+
 A record's key is `{"kind": ..., "name": ...}`, its value the model below, a null value deletes it.
 Every value carries the version of its form. A gateway refuses a form that it does not know rather
 than drop fields that a newer gateway relies on.
@@ -10,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Literal
+from typing import Final, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -138,10 +140,24 @@ class UserRecord(_Form):
     scram: dict[str, ScramKeys]
 
 
-Record = LinkRecord | MirrorRecord | UserRecord
-Kind = Literal["link", "mirror", "user"]
+class ClusterRecord(_Form):
+    """The cluster that this state belongs to."""
 
-_FORMS: Mapping[str, type[Record]] = {"link": LinkRecord, "mirror": MirrorRecord, "user": UserRecord}
+    version: Literal[1] = 1
+    cluster_id: str
+
+
+Record = LinkRecord | MirrorRecord | UserRecord | ClusterRecord
+Kind = Literal["link", "mirror", "user", "cluster"]
+
+# There is one only.
+_CLUSTER: Final = "id"
+_FORMS: Mapping[str, type[Record]] = {
+    "link": LinkRecord,
+    "mirror": MirrorRecord,
+    "user": UserRecord,
+    "cluster": ClusterRecord,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +177,8 @@ def key_of(record: Record) -> tuple[Kind, str]:
             return "mirror", record.mirror_topic_name
         case UserRecord():
             return "user", record.name
+        case ClusterRecord():
+            return "cluster", _CLUSTER
 
 
 def encode_change(change: Record | Delete) -> tuple[bytes, bytes | None]:
@@ -199,7 +217,9 @@ def _encode_key(kind: Kind, name: str) -> bytes:
 def _decode_key(key: bytes | None) -> tuple[Kind, str]:
     try:
         match json.loads(key or b""):
-            case {"kind": "link" | "mirror" | "user" as kind, "name": str(name), **rest} if not rest:
+            case {"kind": "link" | "mirror" | "user" | "cluster" as kind, "name": str(name), **rest} if (
+                not rest
+            ):
                 return kind, name
     except (ValueError, RecursionError):
         pass
@@ -222,10 +242,12 @@ class State:
     links: Mapping[str, LinkRecord] = field(default_factory=lambda: MappingProxyType({}))
     mirrors: Mapping[str, MirrorRecord] = field(default_factory=lambda: MappingProxyType({}))
     users: Mapping[str, UserRecord] = field(default_factory=lambda: MappingProxyType({}))
+    cluster_id: str | None = None
 
     def with_changes(self, changes: Iterable[Record | Delete]) -> "State":
         """The state after these changes, in their order."""
         links, mirrors, users = dict(self.links), dict(self.mirrors), dict(self.users)
+        cluster_id = self.cluster_id
         for change in changes:
             match change:
                 case Delete("link", name):
@@ -240,4 +262,8 @@ class State:
                     mirrors[change.mirror_topic_name] = change
                 case UserRecord():
                     users[change.name] = change
-        return State(MappingProxyType(links), MappingProxyType(mirrors), MappingProxyType(users))
+                case ClusterRecord():
+                    cluster_id = change.cluster_id
+                case Delete("cluster"):
+                    cluster_id = None
+        return State(MappingProxyType(links), MappingProxyType(mirrors), MappingProxyType(users), cluster_id)

@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaError
 from kio.schema.errors import ErrorCode
 
 from gateway.state.kafka_client import ClusterError, KafkaClient, error_text, finish_starting, stop_consumer
-from gateway.state.records import Delete, Record, State, StateFormatError, encode_change
+from gateway.state.records import ClusterRecord, Delete, Record, State, StateFormatError, encode_change
 from gateway.state.table import Table
 from gateway.state.topic import StateTopic
 from gateway.state.transaction import Transaction
@@ -73,7 +73,10 @@ class Security(Protocol):
 
 
 class Store:
-    """The shared state: read by all gateways all the time, written by any of them, one at a time."""
+    """The shared state: read by all gateways all the time, written by any of them, one at a time.
+
+    `cluster_id` is the cluster's as far as it is known; another one's state is not taken.
+    """
 
     def __init__(
         self,
@@ -86,11 +89,13 @@ class Store:
         read_timeout_s: float = 10.0,
         write_timeout_s: float = 30.0,
         check_interval_s: float = 3.0,
+        cluster_id: Callable[[], str | None] = lambda: None,
     ) -> None:
+        self._cluster_id = cluster_id
         self._options = _client_options(bootstrap_servers, security, client_id)
         # Two, so that a write that waits does not keep readers waiting.
-        self._asker = KafkaClient(self._options)
-        self._writer = KafkaClient(self._options)
+        self._asker = KafkaClient(self._options, cluster_id)
+        self._writer = KafkaClient(self._options, cluster_id)
         self._topic = StateTopic(topic, replication_factor, self._asker)
         self._read_timeout_s = read_timeout_s
         self._write_timeout_s = write_timeout_s
@@ -145,6 +150,18 @@ class Store:
         first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks.spawn(self._read_forever(first), name="reader")
         await first
+
+    async def keep_cluster_id(self) -> None:
+        """Writes into the state whose it is, unless that stands there. StateUnavailable."""
+        cluster_id = self._cluster_id()
+
+        def change(state: State) -> list[Record | Delete]:
+            if state.cluster_id is not None or cluster_id is None:
+                return []
+            return [ClusterRecord(cluster_id=cluster_id)]
+
+        if self._state.cluster_id is None:
+            await self.update(change)
 
     async def stop(self) -> None:
         """Ends the reading and closes the connections; updates that are under way fail."""
@@ -304,7 +321,7 @@ class Store:
             consumer.assign([partition])
             if not await consumer.seek_to_beginning(partition):
                 raise ClusterError("the broker did not tell where the topic starts")
-            table = Table(self._topic.name)
+            table = Table(self._topic.name, self._cluster_id)
             asked_at = time.monotonic()
             end = await self._end()
             position, moved_at, caught_up = 0, time.monotonic(), False

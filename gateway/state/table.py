@@ -4,14 +4,17 @@ A record that cannot be understood makes the whole table unusable until a newer 
 the same key replaces it: acting on a part of the state could let a client write to a mirror topic.
 """
 
+from collections.abc import Callable
+
 from gateway.state.records import Delete, Record, State, StateFormatError, decode_change
 
 
 class Table:
-    """Folds the records of the state topic, in their order, into a `State`."""
+    """Folds the records of the state topic, in their order, into the `State` of the cluster `cluster_id`."""
 
-    def __init__(self, topic: str) -> None:
+    def __init__(self, topic: str, cluster_id: Callable[[], str | None] = lambda: None) -> None:
         self._topic = topic
+        self._cluster_id = cluster_id
         self._state = State()
         self._pending: list[Record | Delete] = []
         self._refused: dict[bytes | None, str] = {}
@@ -41,4 +44,11 @@ class Table:
         if self._pending:
             self._state = self._state.with_changes(self._pending)
             self._pending = []
+        kept, present = self._state.cluster_id, self._cluster_id()
+        if kept is not None and present is not None and kept != present:
+            raise StateFormatError(
+                f"topic {self._topic} is the state of cluster {kept}, and this is cluster {present}: either"
+                " bootstrap_servers lead to another cluster than they did, or the topic was copied; delete it"
+                " here if nothing in it is needed"
+            )
         return self._state

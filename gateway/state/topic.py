@@ -137,7 +137,7 @@ async def find_leader(client: KafkaClient, topic: str) -> tuple[int, int]:
 
 async def _metadata(client: KafkaClient, topic: str) -> Any:
     name = TopicName(topic)
-    return await client.send(
+    answer = await client.send(
         MetadataRequestV10(
             topics=(MetadataRequestTopicV10(topic_id=None, name=name),),
             allow_auto_topic_creation=False,
@@ -151,3 +151,5 @@ async def _metadata(client: KafkaClient, topic: str) -> Any:
             include_topic_authorized_operations=False,
         ),
     )
+    client.check_cluster(answer.cluster_id)
+    return answer

@@ -40,6 +40,10 @@ class Relay:
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
+    def lead_to(self, target: Address) -> None:
+        """New connections go there; those that are open stay."""
+        self._target = target
+
     def cut(self) -> None:
         """Ends all connections; new ones are taken."""
         for each in list(self._open):

@@ -105,6 +105,46 @@ async def test_writes_and_deletions_are_seen_here_and_by_others(
         assert set(late.state.users) == {"b"}
 
 
+async def test_the_state_knows_whose_it_is(kafka_430: KafkaCluster, unique_name: Callable[[], str]) -> None:
+    topic, own = unique_name(), kafka_430.cluster_id
+    async with started(kafka_430.bootstrap, topic, cluster_id=lambda: own) as store:
+        assert store.state == State()
+        await store.keep_cluster_id()
+        assert store.state.cluster_id == own
+        written = store._position
+        await store.keep_cluster_id()
+        assert store._position == written
+    async with started(kafka_430.bootstrap, topic, cluster_id=lambda: own) as late:
+        assert late.state.cluster_id == own
+    # As if the topic had been copied from another cluster.
+    value = b'{"version":1,"cluster_id":"another"}'
+    write_foreign(kafka_430, topic, b'{"kind":"cluster","name":"id"}', value)
+    with pytest.raises(StateFormatError, match=f"is the state of cluster another, and this is cluster {own}"):
+        async with started(kafka_430.bootstrap, topic, cluster_id=lambda: own):
+            pass
+
+
+async def test_nothing_is_read_from_or_written_to_another_cluster(
+    kafka_430: KafkaCluster, unique_name: Callable[[], str]
+) -> None:
+    topic = unique_name()
+    expected = [kafka_430.cluster_id]
+    async with started(
+        kafka_430.bootstrap, topic, cluster_id=lambda: expected[0], write_timeout_s=3
+    ) as store:
+        # As if the bootstrap servers led to another cluster from now on.
+        expected[0] = "the-right-one"
+        await store._asker.close()
+        await store._writer.close()
+        with pytest.raises(StateUnavailable, match="belongs to cluster"):
+            await store.update(lambda _: [user("a")])
+    absent = unique_name()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(2), started(kafka_430.bootstrap, absent, cluster_id=lambda: expected[0]):
+            pass
+    assert absent not in kafka_430.admin.list_topics(timeout=10).topics
+
+
 async def test_the_topic_is_made_for_keeping(kafka_430: KafkaCluster, unique_name: Callable[[], str]) -> None:
     topic = unique_name()
     async with started(kafka_430.bootstrap, topic) as store:

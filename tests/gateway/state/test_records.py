@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.state.records import (
+    ClusterRecord,
     ConnectionMode,
     Delete,
     LinkMode,
@@ -62,7 +63,7 @@ def user(name: str = "u") -> UserRecord:
     return UserRecord(name=name, scram={"SCRAM-SHA-256": KEYS})
 
 
-@pytest.mark.parametrize("record", [link(), mirror(), user()])
+@pytest.mark.parametrize("record", [link(), mirror(), user(), ClusterRecord(cluster_id="c")])
 def test_records_survive_the_topic(record: Record) -> None:
     assert decode_change(*encode_change(record)) == record
 
@@ -125,5 +126,8 @@ def test_changes_make_a_new_state_and_leave_the_old_one() -> None:
     assert (set(before.links), set(before.mirrors), set(before.users)) == ({"a"}, {"t"}, {"u", "v"})
     assert (set(after.links), set(after.mirrors), set(after.users)) == ({"b"}, set(), {"v"})
     assert after.with_changes([Delete("user", "nobody")]) == after
+    kept = after.with_changes([ClusterRecord(cluster_id="c")])
+    assert (kept.cluster_id, kept.users) == ("c", after.users)
+    assert kept.with_changes([Delete("cluster", "id")]) == after
     with pytest.raises(TypeError):
         after.users["w"] = user("w")  # type: ignore[index] # that is the point

@@ -1,6 +1,13 @@
 import pytest
 
-from gateway.state.records import Delete, ScramKeys, StateFormatError, UserRecord, encode_change
+from gateway.state.records import (
+    ClusterRecord,
+    Delete,
+    ScramKeys,
+    StateFormatError,
+    UserRecord,
+    encode_change,
+)
 from gateway.state.table import Table
 
 
@@ -43,3 +50,19 @@ def test_a_foreign_deletion_is_nobodys_business() -> None:
     table = Table("t")
     table.apply(0, b"foreign", None)
     assert table.state().users == {}
+
+
+def test_the_state_of_another_cluster_is_not_taken() -> None:
+    present: list[str | None] = [None]
+    table = Table("t", lambda: present[0])
+    table.apply(0, *encode_change(user(1)))
+    table.apply(1, *encode_change(ClusterRecord(cluster_id="ours")))
+    # Before the cluster was reached nobody knows.
+    assert table.state().cluster_id == "ours"
+    present[0] = "ours"
+    assert table.state().users == {"u": user(1)}
+    present[0] = "theirs"
+    with pytest.raises(StateFormatError, match="t is the state of cluster ours, and this is cluster theirs"):
+        table.state()
+    table.apply(2, *encode_change(Delete("cluster", "id")))
+    assert table.state().cluster_id is None
