@@ -31,11 +31,15 @@ _NOTHING = memoryview(b"")
 
 @dataclass(frozen=True, slots=True)
 class FetchPartition:
-    """One partition to fetch: its offset, the most bytes wanted of it."""
+    """One partition to fetch: its offset, the most bytes wanted of it, the leader epoch that is expected.
+
+    A leader of another epoch refuses (KIP-320); -1 expects nothing.
+    """
 
     partition: int
     fetch_offset: int
     max_bytes: int
+    leader_epoch: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +89,12 @@ def encode_fetch(
         out += _count(len(topic.partitions), flexible)
         for p in topic.partitions:
             if flexible:
-                out += _FETCH_PARTITION_12.pack(p.partition, -1, p.fetch_offset, -1, -1, p.max_bytes)
+                out += _FETCH_PARTITION_12.pack(
+                    p.partition, p.leader_epoch, p.fetch_offset, -1, -1, p.max_bytes
+                )
                 out.append(0)
             else:
-                out += _FETCH_PARTITION.pack(p.partition, -1, p.fetch_offset, -1, p.max_bytes)
+                out += _FETCH_PARTITION.pack(p.partition, p.leader_epoch, p.fetch_offset, -1, p.max_bytes)
         if flexible:
             out.append(0)
     out += _count(0, flexible) + _string("", flexible)

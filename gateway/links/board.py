@@ -36,6 +36,7 @@ class Board:
         self.by_source: dict[int, list[MirrorPartition]] = {}
         self.by_destination: dict[int, list[MirrorPartition]] = {}
         self.wake_metadata = asyncio.Event()
+        self.wake_notes = asyncio.Event()
         self.wake_fetch: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
         self.wake_append: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
         self.wake_resolve: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
@@ -58,6 +59,7 @@ class Board:
             for partition in mirror.partitions:
                 # A failover forgets the end that a promote had decided on.
                 partition.end_at((record.stop_offsets or {}).get(partition.index))
+                partition.epochs_noted()
                 if not mirror.running:
                     partition.doubt(time.monotonic())
                 elif record.failover:

@@ -19,6 +19,7 @@ from gateway.links.board import (
 from gateway.links.partition import MERGE_BYTES, MirrorPartition
 from gateway.links.sink import EARLIEST, LATEST, OFFSET_OUT_OF_RANGE
 from gateway.links.source import fetch
+from gateway.links.source_check import SourceCheck
 from gateway.state.records import MirrorTopicError
 from gateway.upstreams.admin import list_offsets
 from gateway.upstreams.cluster import Cluster
@@ -27,7 +28,7 @@ from gateway.upstreams.errors import KafkaError
 from protocol.codecs import Codec
 from protocol.dense_batches import FillerRun, densify
 from protocol.errors import DecodeError
-from protocol.record_batches import MAGIC, is_plain, read_batches
+from protocol.record_batches import MAGIC, BatchView, is_plain, read_batches
 from protocol.replication import FetchedPartition, FetchPartition, FetchTopic
 from protocol.transactions import AbortedTransactions
 
@@ -47,6 +48,7 @@ class Fetcher:
     def __init__(self, board: Board, source: Cluster) -> None:
         self._board = board
         self._source = source
+        self._check = SourceCheck(board)
         self._turn = 0
 
     async def run(self, node_id: int) -> None:
@@ -62,7 +64,12 @@ class Fetcher:
                 try:
                     if connection is None or connection.closed:
                         connection = await self._source.connect(node_id)
-                    await self._fetch(connection, node_id, wanted)
+                    unchecked = [p for p in wanted if p.checked_epoch != p.source_epoch]
+                    if unchecked:
+                        await self._check.check(connection, unchecked)
+                        wanted = [p for p in wanted if p.checked_epoch == p.source_epoch]
+                    if wanted:
+                        await self._fetch(connection, node_id, wanted)
                     failures = 0
                     self._board.source_is_up()
                 except TRANSPORT_ERRORS as error:
@@ -92,7 +99,7 @@ class Fetcher:
             record = p.mirror.record
             name = record.source_topic_name
             topic = topics.setdefault(name, FetchTopic(name, record.source_topic_id, []))
-            topic.partitions.append(FetchPartition(p.index, p.fetch_offset, PARTITION_BYTES))
+            topic.partitions.append(FetchPartition(p.index, p.fetch_offset, PARTITION_BYTES, p.source_epoch))
             asked[name, p.index] = asked[record.source_topic_id, p.index] = (p, p.generation)
         # Partitions that are left out because their queues are full must not wait for quiet ones.
         full = any(p.queued_bytes >= QUEUE_BYTES for p in self._board.by_source.get(node_id, ()))
@@ -150,6 +157,9 @@ class Fetcher:
             if batch.magic == MAGIC and not batch.verify_crc():
                 self._corrupt(p, f"the batch at offset {batch.base_offset} fails its checksum")
                 break
+            epoch = batch.partition_leader_epoch
+            if epoch != p.reading_epoch and batch.magic == MAGIC and epoch >= 0 and not self._see(p, batch):
+                break
             if is_plain(batch, p.fetch_offset) and not is_aborted:
                 p.enqueue(batch)
             elif not 0 <= batch.magic <= MAGIC or batch.codec > ZSTD:
@@ -170,6 +180,21 @@ class Fetcher:
                 for piece in pieces:
                     p.enqueue(piece)
             p.corrupt_fetches = 0
+
+    def _see(self, p: MirrorPartition, batch: BatchView) -> bool:
+        """Take note of a leader epoch of the source; False if it cannot be."""
+        epoch = batch.partition_leader_epoch
+        if not p.see_epoch(epoch, max(batch.base_offset, p.fetch_offset)):
+            message = (
+                f"partition {p.index}: the batch at offset {batch.base_offset} has the leader epoch {epoch}, "
+                f"below that of what was copied before it; the source was made anew or lost records"
+            )
+            p.obstacle = (MirrorTopicError.NON_MONOTONIC_SOURCE_EPOCH, message)
+            return False
+        p.reading_epoch = epoch
+        if p.new_epochs:
+            self._board.wake_notes.set()
+        return True
 
     def _fill(self, p: MirrorPartition, end: int) -> None:
         """Fillers for what the source has no batch for."""

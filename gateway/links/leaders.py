@@ -73,6 +73,7 @@ class Leaders:
             for partition in mirror.partitions:
                 leader = topic.partitions.get(partition.index)
                 partition.source_leader = leader.leader if leader and leader.leader >= 0 else None
+                partition.source_epoch = leader.leader_epoch if leader else -1
             return
         # One broker may be behind the others. What is fetched by name meanwhile may be another topic's; what
         # is queued already is still appended.

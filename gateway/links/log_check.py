@@ -17,13 +17,16 @@ from gateway.links.board import (
     drop,
     wait_for,
 )
-from gateway.links.partition import MirrorPartition, Phase
+from gateway.links.partition import MirrorPartition, Phase, digest_of
 from gateway.links.sink import BARRIER_EPOCH, foreign_tail, log_end_offset, tail_batch
 from gateway.state.records import MirrorStatus, MirrorTopicError
 from gateway.upstreams.cluster import Cluster
 from gateway.upstreams.connection import BrokerConnection
 from gateway.upstreams.errors import KafkaError
 from protocol.dense_batches import NO_TIMESTAMP
+from protocol.errors import DecodeError
+from protocol.record_batches import BatchView
+from protocol.records import iterate_records
 from protocol.replication import FetchTopic
 
 
@@ -114,6 +117,8 @@ class LogCheck:
                 self._board.wake_metadata.set()
                 return
             timestamp = batch.max_timestamp
+            if p.tail is None:
+                p.tail = _last_record(batch, record.filler_key)
         if p.generation == generation and p.phase is Phase.DOUBT and p.mirror.running:
             p.trust(log_end, timestamp)
             if p.source_leader is not None:
@@ -132,3 +137,12 @@ class LogCheck:
                 "nobody can tell who wrote it; somebody deleted records of the mirror topic: delete and "
                 "recreate it",
             )
+
+
+def _last_record(batch: BatchView, filler_key: bytes) -> tuple[int, bytes] | None:
+    """Offset and digest of the last record of the batch that is no filler."""
+    try:
+        records = [record for record in iterate_records(batch) if record.key != filler_key]
+    except DecodeError:
+        return None
+    return (records[-1].offset, digest_of(records[-1])) if records else None

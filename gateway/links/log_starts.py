@@ -6,14 +6,13 @@ to clients, also after a broker was killed and forgot it (it keeps that on disk 
 was deleted to its end is recognised as this mirror's.
 """
 
-import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from gateway.links.board import TRANSPORT_ERRORS, Board
+from gateway.links.board import TRANSPORT_ERRORS, Board, wait_for
 from gateway.links.partition import MirrorPartition, Phase
 from gateway.state.records import MirrorRecord
 from gateway.upstreams.admin import EARLIEST, delete_records, list_offsets
@@ -31,6 +30,8 @@ class Note:
     mirror: MirrorRecord
     # Where logs begin, by partition.
     log_starts: Mapping[int, int] = field(default_factory=dict)
+    # The source's leader epochs with their first offsets, by partition.
+    epochs: Mapping[int, Sequence[tuple[int, int]]] = field(default_factory=dict)
 
 
 class LogStarts:
@@ -55,7 +56,7 @@ class LogStarts:
                 await self._delete()
             except TRANSPORT_ERRORS as error:
                 self._board.log.warning("log_starts_not_followed", error=str(error))
-            await asyncio.sleep(INTERVAL_S)
+            await wait_for(self._board.wake_notes, INTERVAL_S)
 
     def _partitions(self) -> list[MirrorPartition]:
         """Those whose log was looked at, and may be changed."""
@@ -63,15 +64,20 @@ class LogStarts:
         return [p for m in mirrors for p in m.partitions if p.phase is Phase.READY]
 
     async def _record(self) -> None:
-        moved: dict[str, dict[int, int]] = defaultdict(dict)
+        starts: dict[str, dict[int, int]] = defaultdict(dict)
+        epochs: dict[str, dict[int, list[tuple[int, int]]]] = defaultdict(dict)
         for p in self._partitions():
             # Never ahead of the mirror: what is not copied yet is filled up to there first.
             if p.log_start < p.source_start <= p.position and not p.mirror.stopping:
-                moved[p.mirror.record.mirror_topic_name][p.index] = p.source_start
-        if moved:
-            await self._note(
-                [Note(self._board.mirrors[name].record, starts) for name, starts in moved.items()]
-            )
+                starts[p.name[0]][p.index] = p.source_start
+            if p.new_epochs:
+                epochs[p.name[0]][p.index] = p.epochs_to_note()
+        notes = [
+            Note(self._board.mirrors[name].record, starts.get(name, {}), epochs.get(name, {}))
+            for name in starts.keys() | epochs.keys()
+        ]
+        if notes:
+            await self._note(notes)
 
     async def _ask(self) -> None:
         by_leader: dict[int, dict[tuple[str, int], MirrorPartition]] = defaultdict(dict)

@@ -431,7 +431,9 @@ class Mirrors:
                     for index, start in note.log_starts.items():
                         # Of two gateways one may be behind.
                         starts[index] = max(start, starts.get(index, 0))
-                    changed.append(current.model_copy(update={"log_starts": starts}))
+                    epochs = {**current.source_epochs, **{p: list(e) for p, e in note.epochs.items()}}
+                    update = {"log_starts": starts, "source_epochs": epochs}
+                    changed.append(current.model_copy(update=update))
             return changed
 
         await self.write(change)

@@ -5,9 +5,11 @@ partition. It is known only in READY; after a start and after anything unexpecte
 and its log is looked at before it is written to again.
 """
 
+import hashlib
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import takewhile
 from typing import Final
 
 from gateway.links.sink import BARRIER_EPOCH, DATA_EPOCH, sequence_of
@@ -17,6 +19,7 @@ from protocol.errors import DecodeError
 from protocol.fillers import encode_filler_batch
 from protocol.record_batches import BatchView, turn_into_append
 from protocol.record_merge import merge_batches, merge_limit
+from protocol.records import Record
 
 # What is put together, of small batches or of what is left of one with holes, is not above this.
 MERGE_BYTES: Final = 256 << 10
@@ -29,6 +32,11 @@ class Phase(Enum):
     READY = auto()
     DONE = auto()
     FAILED = auto()
+
+
+def digest_of(record: Record) -> bytes:
+    """What a record is recognised by."""
+    return hashlib.sha256(repr(record).encode()).digest()
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +98,15 @@ class MirrorPartition:
     failed_looks: int = 0
     # Last stable offset of the source; None before the first answer.
     source_end: int | None = None
+    # Leader epoch of the source, as Metadata has it, and the one for which `source_check` looked.
+    source_epoch: int = -1
+    checked_epoch: int | None = None
+    # Leader epochs, with their first offsets, that were seen in batches and are not in the state yet; what
+    # is from there on waits for that.
+    new_epochs: list[tuple[int, int]] = field(default_factory=list)
+    reading_epoch: int | None = None
+    # Offset and digest of the last record that was copied, when the log was first looked at.
+    tail: tuple[int, bytes] | None = None
     # Where the source's log begins, and the mirror's as its broker last had it; they are not below.
     source_start: int = 0
     destination_start: int = 0
@@ -116,6 +133,42 @@ class MirrorPartition:
         return self.mirror.record.log_starts.get(self.index, 0)
 
     @property
+    def epochs(self) -> list[tuple[int, int]]:
+        """The recorded leader epochs of the source, with their first offsets."""
+        return self.mirror.record.source_epochs.get(self.index, [])
+
+    @property
+    def copied_epoch(self) -> int | None:
+        """The leader epoch of the last record before `position`; None if that is not known."""
+        return next((epoch for epoch, start in reversed(self.epochs) if start < self.position), None)
+
+    @property
+    def append_limit(self) -> int | None:
+        """The offset from which on nothing may be appended yet."""
+        return self.new_epochs[0][1] if self.new_epochs else None
+
+    def see_epoch(self, epoch: int, offset: int) -> bool:
+        """Take note of the leader epoch of the source's records from that offset on; False: it cannot be."""
+        before = [each for each, start in (*self.epochs, *self.new_epochs) if start <= offset]
+        if before and epoch < before[-1]:
+            return False
+        known = self.new_epochs or self.epochs
+        if not known or epoch > known[-1][0]:
+            self.new_epochs.append((epoch, offset))
+        return True
+
+    def epochs_to_note(self) -> list[tuple[int, int]]:
+        """What the state is to hold of epochs: the one that `position` is in, and what follows."""
+        kept = [each for each in self.epochs if each[1] >= self.position]
+        last = [each for each in self.epochs if each[1] < self.position][-1:]
+        return [*last, *kept, *self.new_epochs]
+
+    def epochs_noted(self) -> None:
+        """The state has changed: what it holds by now need not be waited for."""
+        noted = dict(self.epochs)
+        self.new_epochs = [each for each in self.new_epochs if each[0] not in noted]
+
+    @property
     def lag(self) -> int:
         """Records that the source's last stable offset is ahead; 0 before it is known."""
         return max(0, (self.source_end or 0) - self.position)
@@ -136,6 +189,8 @@ class MirrorPartition:
         self.fetch_offset = self.position
         self.last_timestamp = self.appended_timestamp
         self.obstacle = None
+        self.new_epochs = []
+        self.reading_epoch = None
         self.generation += 1
 
     def trust(self, log_end: int, timestamp: int = NO_TIMESTAMP) -> None:
@@ -195,8 +250,13 @@ class MirrorPartition:
             self.phase is Phase.READY
             and self.mirror.running
             and self.sending is None
-            and (bool(self.queue) or self.barrier_due)
+            and ((bool(self.queue) and not self._waits) or self.barrier_due)
         )
+
+    @property
+    def _waits(self) -> bool:
+        limit = self.append_limit
+        return limit is not None and self.queue[0].base_offset >= limit
 
     def enqueue(self, piece: Piece) -> None:
         """Take over what continues at `fetch_offset`."""
@@ -216,7 +276,13 @@ class MirrorPartition:
         sequence = sequence_of(self.position)
         max_batch_bytes >>= self.merge_halvings
         self._split_run()
-        count = merge_limit(self.queue, max_batch_bytes)
+        limit = self.append_limit
+        ahead = (
+            self.queue
+            if limit is None
+            else list(takewhile(lambda piece: piece.base_offset < limit, self.queue))
+        )
+        count = merge_limit(ahead, max_batch_bytes)
         if count > 1:
             small = [self.queue[i] for i in range(count)]
             try:

@@ -4,6 +4,8 @@ A partition that starts at offset N is a *runway* of N fillers and data behind i
 record of a log offset 0, whatever its source's has. The runway is deleted once it is built.
 """
 
+import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,6 +19,16 @@ from gateway.upstreams.cluster import Cluster, TopicMetadata
 from gateway.upstreams.errors import KafkaError
 
 _NO_OFFSET: Final = -1
+_PATIENCE_S: Final = 10.0
+_RETRY_DELAY_S: Final = 0.2
+_NOT_YET: Final = frozenset(
+    {
+        ErrorCode.unknown_topic_or_partition,
+        ErrorCode.leader_not_available,
+        ErrorCode.not_leader_or_follower,
+        ErrorCode.offset_not_available,
+    }
+)
 # What compressed fillers take on every replica, and how many a single partition gets per second, about.
 _BYTES_PER_FILLER: Final = 0.6
 _FILLERS_PER_S: Final = 5_000_000
@@ -43,6 +55,19 @@ def parse_spec(spec: str) -> int:
 
 async def start_offsets(source: Cluster, name: str, topic: TopicMetadata, spec: str) -> dict[int, int]:
     """First offset by partition of the source topic, 0 left out. Raises as `list_offsets`."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return await _start_offsets(source, name, topic, spec)
+        except KafkaError as error:
+            # Leaders are announced before they are ready, and named for a while after they moved.
+            if error.code not in _NOT_YET or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(_RETRY_DELAY_S)
+        topic = (await source.metadata([name])).topics.get(name, topic)
+
+
+async def _start_offsets(source: Cluster, name: str, topic: TopicMetadata, spec: str) -> dict[int, int]:
     wanted = parse_spec(spec)
     starts = await _offsets(source, name, topic, EARLIEST)
     if wanted != EARLIEST:

@@ -118,6 +118,9 @@ class MirrorRecord(_Form):
     state_time_ms: int
     # Partition to the offset where its log begins, if that is not 0. What is below is not the source's.
     log_starts: dict[int, int] = Field(default_factory=dict)
+    # Partition to the leader epochs of the source, each with its first offset: that of the last record that is
+    # in the mirror, and those from there on.
+    source_epochs: dict[int, list[tuple[int, int]]] = Field(default_factory=dict)
     # Partition to the source offset where the mirror ends; set when it is asked to stop.
     stop_offsets: dict[int, int] | None = None
     failover: bool = False

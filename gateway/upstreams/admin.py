@@ -1,6 +1,6 @@
 """Requests that links make now and then: offsets, producer ids, topics and their configs.
 
-Supports ListOffsets 2 to 11, DeleteRecords 0 to 2, InitProducerId 0 to 6, CreateTopics 4 to 7 (KIP-464),
+Supports ListOffsets 2 to 11, DeleteRecords 0 to 2, OffsetForLeaderEpoch 2 to 4, InitProducerId 0 to 6, CreateTopics 4 to 7 (KIP-464),
 DeleteTopics 1 to 6, DescribeConfigs 1 to 4, IncrementalAlterConfigs 0 to 1 (KIP-339). Each may raise
 KafkaError and what `Cluster` raises.
 """
@@ -107,6 +107,37 @@ async def list_offsets(
             ErrorCode.unknown_server_error, f"ListOffsets: broker {node_id} left out {name}-{index}"
         )
     return offsets
+
+
+async def epoch_ends(
+    connection: BrokerConnection, epochs: Mapping[TopicPartition, tuple[int, int]], *, timeout_s: float = 30
+) -> dict[TopicPartition, tuple[int, int, int]]:
+    """Error code, leader epoch and end offset for each leader epoch asked for (KIP-101, KIP-320).
+
+    `epochs` are the leader epoch that the broker is thought to have, and the one that is asked for. The epoch
+    in the answer is the latest not above that one; -1 if the broker cannot tell.
+    """
+    version = connection.pick_version(ApiKey.OFFSET_FOR_LEADER_EPOCH, 2, 4)
+    request = request_class(ApiKey.OFFSET_FOR_LEADER_EPOCH, version)
+    partition_class = nested_class(request, "OffsetForLeaderPartition")
+    topics = defaultdict(list)
+    for (topic, partition), (current, wanted) in epochs.items():
+        topics[topic].append(
+            partition_class(partition=partition, current_leader_epoch=current, leader_epoch=wanted)
+        )
+    topic_class = nested_class(request, "OffsetForLeaderTopic")
+    response = await connection.request(
+        request(
+            topics=tuple(topic_class(topic=name, partitions=tuple(each)) for name, each in topics.items()),
+            **({"replica_id": -1} if version >= 3 else {}),
+        ),
+        timeout_s=timeout_s,
+    )
+    return {
+        (topic.topic, int(p.partition)): (int(p.error_code), int(p.leader_epoch), int(p.end_offset))
+        for topic in response.topics
+        for p in topic.partitions
+    }
 
 
 async def delete_records(

@@ -45,6 +45,8 @@ class Log:
     producers: dict[int, tuple[int, int]] = field(default_factory=dict)
     # Producer id, first and last offset of every aborted transaction.
     aborted: list[tuple[int, int, int]] = field(default_factory=list)
+    # Leader epochs with their first offsets; without any the broker knows of none.
+    epochs: list[tuple[int, int]] = field(default_factory=list)
     remembers: bool = True
     # Error codes to answer with, one per request.
     fetch_errors: deque[int] = field(default_factory=deque)
@@ -73,8 +75,22 @@ class Log:
         self.batches.append(bytes(stored))
         return base
 
+    def lead(self, epoch: int) -> None:
+        """A leader of that epoch takes over."""
+        self.epochs.append((epoch, self.end))
+
+    def epoch_end(self, wanted: int) -> tuple[int, int]:
+        """The latest epoch not above the wanted one, and where it ends; -1 if the log does not know."""
+        if not self.epochs or wanted > self.epochs[-1][0]:
+            return -1, -1
+        found = [each for each in self.epochs if each[0] <= wanted]
+        after = [start for epoch, start in self.epochs if epoch > wanted]
+        return (found[-1][0] if found else wanted), (after[0] if after else self.end)
+
     def write(self, *counts: int, size: int = 10, **attributes: Any) -> None:
         """Appends batches of so many records, as a producer without a producer id."""
+        if self.epochs:
+            attributes.setdefault("partition_leader_epoch", self.epochs[-1][0])
         for count in counts:
             base = self.end
             records = [Record(i, 1_000 + base + i, b"k%d" % (base + i), bytes(size)) for i in range(count)]
@@ -157,6 +173,7 @@ class FakeKafka(FakeBroker):
             ApiKey.INCREMENTAL_ALTER_CONFIGS: (0, 1),
             ApiKey.INIT_PRODUCER_ID: (0, 4),
             ApiKey.DELETE_RECORDS: (0, 2),
+            ApiKey.OFFSET_FOR_LEADER_EPOCH: (0, 4),
         }
         self._usual: dict[int, Callable[[Any, Any], Answer]] = {
             ApiKey.METADATA: self._metadata,
@@ -169,6 +186,7 @@ class FakeKafka(FakeBroker):
             ApiKey.INCREMENTAL_ALTER_CONFIGS: self._alter_configs,
             ApiKey.INIT_PRODUCER_ID: self._init_producer_id,
             ApiKey.DELETE_RECORDS: self._delete_records,
+            ApiKey.OFFSET_FOR_LEADER_EPOCH: self._epoch_ends,
         }
         self.handlers.update(dict.fromkeys(self._usual, self._handle))
 
@@ -251,6 +269,7 @@ class FakeKafka(FakeBroker):
         code = ErrorCode.unknown_topic_or_partition if topic is None else ErrorCode(topic.error_code)
         ids = {"topic_id": None if topic is None else topic.topic_id} if response.__version__ >= 10 else {}
         logs = [] if topic is None or topic.error_code else topic.logs
+        epochs = response.__version__ >= 7
         return described(
             error_code=code,
             name=name,
@@ -260,6 +279,7 @@ class FakeKafka(FakeBroker):
                     error_code=ErrorCode.none,
                     partition_index=index,
                     leader_id=log.leader,
+                    **({"leader_epoch": log.epochs[-1][0] if log.epochs else -1} if epochs else {}),
                     replica_nodes=(),
                     isr_nodes=(),
                     offline_replicas=(),
@@ -289,6 +309,7 @@ class FakeKafka(FakeBroker):
         if log is not None and not code:
             stable = log.watermark if log.stable is None else log.stable
             code = ErrorCode(log.fetch_errors.popleft()) if log.fetch_errors else ErrorCode.none
+            code = code or _epoch_error(log, p.current_leader_epoch)
             if not code and not log.start <= p.fetch_offset <= log.watermark:
                 code = ErrorCode.offset_out_of_range
             if not code:
@@ -370,6 +391,26 @@ class FakeKafka(FakeBroker):
         if request.replica_id == LOG_END_READER:
             return log.end
         return log.stable if request.isolation_level and log.stable is not None else log.watermark
+
+    def _epoch_ends(self, response: Any, request: Any) -> Answer:
+        topics = []
+        for topic in request.topics:
+            partitions = []
+            for p in topic.partitions:
+                log, code = self._log(topic, p.partition)
+                code = _epoch_error(log, p.current_leader_epoch) if log is not None and not code else code
+                epoch, end = (-1, -1) if log is None or code else log.epoch_end(p.leader_epoch)
+                partitions.append(
+                    nested_class(response, "EpochEndOffset")(
+                        partition=p.partition, error_code=code, leader_epoch=epoch, end_offset=end
+                    )
+                )
+            topics.append(
+                nested_class(response, "OffsetForLeaderTopicResult")(
+                    topic=topic.topic, partitions=tuple(partitions)
+                )
+            )
+        return response(throttle_time=timedelta(), topics=tuple(topics))
 
     def _delete_records(self, response: Any, request: Any) -> Answer:
         topics = []
@@ -482,6 +523,13 @@ class FakeKafka(FakeBroker):
             producer_id=self.producer_ids,
             producer_epoch=0,
         )
+
+
+def _epoch_error(log: Log, expected: int) -> ErrorCode:
+    own = log.epochs[-1][0] if log.epochs else -1
+    if expected in (-1, own):
+        return ErrorCode.none
+    return ErrorCode.fenced_leader_epoch if expected < own else ErrorCode.unknown_leader_epoch
 
 
 class _NoAnswer:

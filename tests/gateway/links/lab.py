@@ -67,7 +67,8 @@ class Events:
     def _take(self, name: str, what: str, value: Any, **update: Any) -> None:
         if self.failures:
             raise self.failures.pop(0)
-        self.told.append((what, value))
+        if what != "noted":
+            self.told.append((what, value))
         self.records[name] = self.records[name].model_copy(update=update)
         self.changed()
 
@@ -90,7 +91,10 @@ class Events:
         for note in notes:
             name = note.mirror.mirror_topic_name
             starts = {**self.records[name].log_starts, **note.log_starts}
-            self._take(name, "noted", note.log_starts, log_starts=starts)
+            epochs = {**self.records[name].source_epochs, **{p: list(e) for p, e in note.epochs.items()}}
+            if note.log_starts:
+                self.told.append(("starts", note.log_starts))
+            self._take(name, "noted", note, log_starts=starts, source_epochs=epochs)
 
 
 @dataclass

@@ -42,7 +42,7 @@ async def test_what_the_source_deletes_is_deleted(monkeypatch: pytest.MonkeyPatc
         await lab.mirrored()
         here.start = 5
         await until(lambda: lab.log().start == 5)
-        assert lab.events.told == [("noted", {0: 5})]
+        assert lab.events.told == [("starts", {0: 5})]
         here.start = 10
         await until(lambda: lab.log().start == 10)
         assert deletions(lab) == [5, 10], "once each"

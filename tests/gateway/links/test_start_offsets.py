@@ -2,6 +2,7 @@
 
 import pytest
 
+from gateway.links import start_offsets as module
 from gateway.links.errors import LinkError
 from gateway.links.start_offsets import check_runway, parse_spec, start_offsets
 from gateway.upstreams.errors import KafkaError
@@ -38,7 +39,9 @@ def test_other_specs(spec: str) -> None:
         ("1970-01-01T00:00:01.005", {0: 5, 1: 5, 2: 3}),
     ],
 )
-async def test_start_offsets(spec: str, expected: dict[int, int]) -> None:
+async def test_start_offsets(spec: str, expected: dict[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(module, "_RETRY_DELAY_S", 0.01)
     broker = FakeKafka()
     await broker.start()
     logs = broker.create("t", 3).logs
@@ -51,7 +54,8 @@ async def test_start_offsets(spec: str, expected: dict[int, int]) -> None:
         topic = (await cluster.metadata(["t"])).topics["t"]
         if spec.startswith("1970"):
             expected = {**expected, 1: 5}
-        assert await start_offsets(cluster, "t", topic, spec) == expected
+        logs[0].offset_errors.append(6)
+        assert await start_offsets(cluster, "t", topic, spec) == expected, "a leader that is not ready yet"
         logs[2].leader = -1
         topic = (await cluster.metadata(["t"])).topics["t"]
         with pytest.raises(KafkaError, match="partition 2 of source topic 't'"):
