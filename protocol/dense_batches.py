@@ -13,6 +13,7 @@ from typing import Final
 
 from protocol.codecs import Codec, compress, decompress
 from protocol.errors import DecodeError
+from protocol.fillers import FIXED_COUNTS, FillerFormat, filler_tail
 from protocol.legacy_records import Item, legacy_items
 from protocol.record_batches import HEADER_BYTES, MAGIC, BatchView, encode_batch
 from protocol.varints import SHORT_VARINTS, encode_varint, read_varint, read_varlong
@@ -23,7 +24,6 @@ NO_TIMESTAMP: Final = -1
 _LIMIT_BYTES: Final = 256 << 20
 _LONG_RUN_BYTES: Final = 64 << 10
 _INT64: Final = 1 << 63
-_FILLER_REST: Final = encode_varint(16), encode_varint(-1) + encode_varint(0)
 
 
 class Section:
@@ -90,16 +90,20 @@ class Section:
 class FillerRun:
     """Fillers at consecutive offsets, all of one timestamp; one that is not long can be merged."""
 
-    __slots__ = ("_key", "base_offset", "base_timestamp", "count", "max_timestamp")
+    __slots__ = ("_key", "base_offset", "base_timestamp", "compressed", "count", "max_timestamp")
 
     magic: Final = MAGIC
     attributes: Final = 0
     codec: Final = int(Codec.NONE)
     holds_fillers: Final = True
 
-    def __init__(self, base_offset: int, count: int, timestamp: int, filler_key: bytes) -> None:
+    def __init__(
+        self, base_offset: int, count: int, timestamp: int, filler_key: bytes, *, compressed: bool = False
+    ) -> None:
         self.base_offset = base_offset
         self.count = count
+        # Whether it is to be one of the compressed batches of `fillers`.
+        self.compressed = compressed
         self.base_timestamp = self.max_timestamp = timestamp
         self._key = filler_key
 
@@ -131,14 +135,33 @@ class FillerRun:
         records, ends = _filler_records(self._key)
         return memoryview(records)[: ends[self.count]]
 
-    def split(self, count: int) -> tuple["FillerRun", "FillerRun"]:
-        """The first `count` fillers, and the others."""
-        first = FillerRun(self.base_offset, count, self.base_timestamp, self._key)
+    def next_count(self, max_bytes: int, *, compressed: bool) -> int:
+        """How many of the fillers can be one batch of at most `max_bytes`; at least 1."""
+        if compressed and self.count >= LONGEST_RUN:
+            return _format(self._key).next_count(self.count, max_bytes=max_bytes, fixed=True)
+        count = min(self.count, LONGEST_RUN)
+        ends = _filler_records(self._key)[1]
+        while count > 1 and HEADER_BYTES + ends[count] > max_bytes:
+            count //= 2
+        return count
+
+    def split(self, count: int, *, compressed: bool = False) -> tuple["FillerRun", "FillerRun"]:
+        """The first `count` fillers, compressed if there can be such a batch, and the others."""
+        compressed = compressed and count in FIXED_COUNTS
+        first = FillerRun(self.base_offset, count, self.base_timestamp, self._key, compressed=compressed)
         rest = FillerRun(self.base_offset + count, self.count - count, self.base_timestamp, self._key)
         return first, rest
 
     def encode(self, producer_id: int, producer_epoch: int, base_sequence: int) -> bytearray:
-        """The batch to produce, uncompressed; ValueError for a long run."""
+        """The batch to produce; ValueError for a run that does not fit into one."""
+        if self.compressed:
+            return _format(self._key).encode(
+                self.count,
+                timestamp_ms=self.base_timestamp,
+                producer_id=producer_id,
+                producer_epoch=producer_epoch,
+                base_sequence=base_sequence,
+            )
         return encode_batch(
             bytes(self.records),
             self.count,
@@ -154,11 +177,13 @@ class FillerRun:
 Piece = BatchView | Section | FillerRun
 
 
+_format = lru_cache(maxsize=64)(FillerFormat)
+
+
 @lru_cache(maxsize=64)
 def _filler_records(filler_key: bytes) -> tuple[bytes, list[int]]:
     """The longest run's records, and by number of fillers the bytes that they take."""
-    before, after = _FILLER_REST
-    tail = before + filler_key + after
+    tail = filler_tail(filler_key)
     records, ends = bytearray(), [0]
     for offset_delta in range(LONGEST_RUN):
         body = b"\0\0" + encode_varint(offset_delta) + tail

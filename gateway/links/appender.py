@@ -29,13 +29,14 @@ PRODUCE_TIMEOUT_MS: Final = 10_000
 # A request that was under way when its connection was lost may still sit in the broker's queue.
 LOSS_DELAY_S: Final = 1.0
 NONE: Final = 0
+INVALID_RECORD: Final = 87
 # What no further attempt changes: the record or batch itself is refused (`LogValidator`).
 REFUSED_FOR_GOOD: Final = {
     2: "CORRUPT_MESSAGE",
     32: "INVALID_TIMESTAMP",
     43: "UNSUPPORTED_FOR_MESSAGE_FORMAT",
     76: "UNSUPPORTED_COMPRESSION_TYPE",
-    87: "INVALID_RECORD",
+    INVALID_RECORD: "INVALID_RECORD",
 }
 # The batch is larger than the topic's `max.message.bytes` or `segment.bytes`: one of ours is made smaller.
 TOO_LARGE: Final = {10: "MESSAGE_TOO_LARGE", 18: "RECORD_LIST_TOO_LARGE"}
@@ -136,7 +137,9 @@ class Appender:
             p.merge_halvings += 1
         elif code in TOO_LARGE:
             refused = TOO_LARGE[code]
-        if refused is not None:
+        if code == INVALID_RECORD and p.mirror.record.compacted:
+            p.mirror.refuses_keyless = True
+        elif refused is not None:
             self._board.fail(
                 p.mirror,
                 MirrorTopicError.ILLEGAL_STATE,

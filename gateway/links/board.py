@@ -54,8 +54,9 @@ class Board:
                 if mirror is not None:
                     self._stop(mirror)
                 mirror = self.mirrors[name] = Mirror(record)
-                mirror.partitions = [MirrorPartition(mirror, i) for i in range(record.num_partitions)]
             mirror.record = record
+            for index in range(len(mirror.partitions), record.num_partitions):
+                mirror.partitions.append(MirrorPartition(mirror, index))
             for partition in mirror.partitions:
                 # A failover forgets the end that a promote had decided on.
                 partition.end_at((record.stop_offsets or {}).get(partition.index))

@@ -8,30 +8,19 @@ was deleted to its end is recognised as this mirror's.
 
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from gateway.links.board import TRANSPORT_ERRORS, Board, wait_for
+from gateway.links.mirror_notes import Note, payloads_of
 from gateway.links.partition import MirrorPartition, Phase
-from gateway.state.records import MirrorRecord
+from gateway.state.records import FillerPayload
 from gateway.upstreams.admin import EARLIEST, delete_records, list_offsets
 from gateway.upstreams.cluster import Cluster
 
 INTERVAL_S: Final = 1.0
 # How often brokers are asked whether they still know where logs begin.
 REPAIR_INTERVAL_S: Final = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """What is to be kept of a mirror's partitions before the work goes on."""
-
-    mirror: MirrorRecord
-    # Where logs begin, by partition.
-    log_starts: Mapping[int, int] = field(default_factory=dict)
-    # The source's leader epochs with their first offsets, by partition.
-    epochs: Mapping[int, Sequence[tuple[int, int]]] = field(default_factory=dict)
 
 
 class LogStarts:
@@ -66,15 +55,23 @@ class LogStarts:
     async def _record(self) -> None:
         starts: dict[str, dict[int, int]] = defaultdict(dict)
         epochs: dict[str, dict[int, list[tuple[int, int]]]] = defaultdict(dict)
+        payloads: dict[str, tuple[FillerPayload, ...]] = {}
         for p in self._partitions():
             # Never ahead of the mirror: what is not copied yet is filled up to there first.
             if p.log_start < p.source_start <= p.position and not p.mirror.stopping:
                 starts[p.name[0]][p.index] = p.source_start
             if p.new_epochs:
                 epochs[p.name[0]][p.index] = p.epochs_to_note()
+            if p.wants_payloads:
+                payloads[p.name[0]] = payloads_of(p.mirror.record.filler_key)
         notes = [
-            Note(self._board.mirrors[name].record, starts.get(name, {}), epochs.get(name, {}))
-            for name in starts.keys() | epochs.keys()
+            Note(
+                self._board.mirrors[name].record,
+                starts.get(name, {}),
+                epochs.get(name, {}),
+                payloads.get(name, ()),
+            )
+            for name in starts.keys() | epochs.keys() | payloads.keys()
         ]
         if notes:
             await self._note(notes)

@@ -66,9 +66,14 @@ def mirror_configs(
 
 
 def source_values(source: Mapping[str, tuple[str | None, bool]]) -> dict[str, str]:
-    """The source's values of the held configs that the topic itself sets, for the promote."""
+    """The source's values of the held configs that the topic itself sets, for the promote.
+
+    LogAppendTime also where it is the cluster's default: clients are shown it.
+    """
     return {
-        name: value for name, (value, own) in source.items() if name in HELD and own and value is not None
+        name: value
+        for name, (value, own) in source.items()
+        if name in HELD and value is not None and (own or value == "LogAppendTime")
     }
 
 

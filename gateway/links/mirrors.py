@@ -15,7 +15,7 @@ from gateway.links import errors
 from gateway.links.board import TRANSPORT_ERRORS
 from gateway.links.configs import START_OFFSET_SPEC, LinkConfig
 from gateway.links.errors import LinkError
-from gateway.links.log_starts import Note
+from gateway.links.mirror_notes import MirrorNotes, payloads_of
 from gateway.links.mirror_state import TRANSITIONS, Action, IllegalTransition, next_status
 from gateway.links.mirror_topics import MAX_TOPIC_NAME, mirror_configs, promoted_configs, source_values
 from gateway.links.requests import AlterResult, CreateMirror, MirrorVerb, MirrorView, PartitionLag
@@ -62,7 +62,7 @@ VERBS: Final[Mapping[MirrorVerb, Action]] = {
 Change = Callable[[State], Sequence[Record | Delete]]
 
 
-class Mirrors:
+class Mirrors(MirrorNotes):
     """All mirror topics of the fronted cluster. `follow` makes what runs follow a changed state."""
 
     def __init__(
@@ -72,8 +72,8 @@ class Mirrors:
         runtimes: Mapping[str, LinkRuntime],
         follow: Callable[[], Awaitable[None]],
     ) -> None:
+        super().__init__(cluster, self.write)
         self._store = store
-        self._cluster = cluster
         self._runtimes = runtimes
         self._follow = follow
         self._tasks = Tasks("mirror topics")
@@ -200,6 +200,7 @@ class Mirrors:
             replication_factor=request.replication_factor,
             configs=source_values(configs),
             source_topic_id=topic.topic_id,
+            filler_payloads=payloads_of(link.filler_key),
             log_starts=starts,
             producer_id=await init_producer_id(self._cluster),
             state_time_ms=_now_ms(),
@@ -418,25 +419,6 @@ class Mirrors:
             stop_offsets=dict(stop_offsets),
             state_time_ms=_now_ms(),
         )
-
-    async def noted(self, notes: Sequence[Note]) -> None:
-        """Keep what the replicators must not forget, of many mirrors at once."""
-
-        def change(state: State) -> list[Record | Delete]:
-            changed: list[Record | Delete] = []
-            for note in notes:
-                current = state.mirrors.get(note.mirror.mirror_topic_name)
-                if current is not None and _is_same(current, note.mirror):
-                    starts = dict(current.log_starts)
-                    for index, start in note.log_starts.items():
-                        # Of two gateways one may be behind.
-                        starts[index] = max(start, starts.get(index, 0))
-                    epochs = {**current.source_epochs, **{p: list(e) for p, e in note.epochs.items()}}
-                    update = {"log_starts": starts, "source_epochs": epochs}
-                    changed.append(current.model_copy(update=update))
-            return changed
-
-        await self.write(change)
 
     async def _change(
         self, mirror: MirrorRecord, when: Callable[[MirrorRecord], bool], **update: object

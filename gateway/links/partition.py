@@ -12,6 +12,7 @@ from enum import Enum, auto
 from itertools import takewhile
 from typing import Final
 
+from gateway.links.mirror_notes import payloads_of
 from gateway.links.sink import BARRIER_EPOCH, DATA_EPOCH, sequence_of
 from gateway.state.records import MirrorRecord, MirrorStatus, MirrorTopicError
 from protocol.dense_batches import LONGEST_RUN, NO_TIMESTAMP, FillerRun, Piece
@@ -51,6 +52,9 @@ class Mirror:
     source_partitions: int | None = None
     # One change at a time is written to the state.
     settling: bool = False
+    # Whether its compacted topic met a record without a key.
+    refuses_keyless: bool = False
+    compact_not_before: float = 0.0
     # Why it cannot go on, until the state says so too.
     failure: tuple[MirrorTopicError, str] | None = None
 
@@ -60,6 +64,21 @@ class Mirror:
         return self.record.topic_id is not None and self.record.status in (
             MirrorStatus.ACTIVE,
             MirrorStatus.PENDING_STOPPED,
+        )
+
+    @property
+    def to_be_compacted(self) -> bool:
+        """Whether the destination can compact what the source compacts: all is there, and no runway.
+
+        Until then there may be records without a key to come, from before the source was compacted.
+        """
+        return (
+            "compact" in self.record.configs.get("cleanup.policy", "")
+            and not self.record.compacted
+            and all(
+                p.phase is Phase.READY and p.source_end == p.position and p.destination_start >= p.log_start
+                for p in self.partitions
+            )
         )
 
     @property
@@ -275,7 +294,7 @@ class MirrorPartition:
             return encode_filler_batch(filler_key, 1, now_ms, producer_id, BARRIER_EPOCH, 0)
         sequence = sequence_of(self.position)
         max_batch_bytes >>= self.merge_halvings
-        self._split_run()
+        self._split_run(max_batch_bytes)
         limit = self.append_limit
         ahead = (
             self.queue
@@ -301,14 +320,36 @@ class MirrorPartition:
         self.divisible = piece.count > 1
         return piece.encode(producer_id, DATA_EPOCH, sequence)
 
-    def _split_run(self) -> None:
+    @property
+    def wants_payloads(self) -> bool:
+        """Whether fillers wait that are to be compressed once the state says how they are."""
+        run = self.queue[0] if self.queue else None
+        return isinstance(run, FillerRun) and run.is_long and self._compresses(run) and not self._noted
+
+    def _compresses(self, run: FillerRun) -> bool:
+        """Whether its fillers are to be compressed.
+
+        What a compacted topic's cleaner leaves of them it would compress anew. A runway it never sees.
+        """
+        compacted = "compact" in self.mirror.record.configs.get("cleanup.policy", "")
+        return not compacted or run.next_offset <= self.log_start
+
+    @property
+    def _noted(self) -> bool:
+        record = self.mirror.record
+        return set(payloads_of(record.filler_key)) <= set(record.filler_payloads)
+
+    def _split_run(self, max_batch_bytes: int) -> None:
         run = self.queue[0]
-        most = max(1, LONGEST_RUN >> self.merge_halvings)
-        if isinstance(run, FillerRun) and run.count > most:
-            first, rest = run.split(most)
-            self._replace(0, rest)
-            self.queue.appendleft(first)
-            self.queued_bytes += first.size_bytes
+        if not isinstance(run, FillerRun):
+            return
+        compressed = run.count >= LONGEST_RUN and self._compresses(run) and self._noted
+        count = run.next_count(max_batch_bytes, compressed=compressed)
+        first, rest = run.split(count, compressed=compressed)
+        self._replace(0, first)
+        if rest.count:
+            self.queue.insert(1, rest)
+            self.queued_bytes += rest.size_bytes
 
     def _take(self, count: int) -> None:
         for _ in range(count):

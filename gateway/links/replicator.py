@@ -7,6 +7,7 @@ the destination's log.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
@@ -15,7 +16,8 @@ from gateway.links.board import METADATA_INTERVAL_S, RETRY_DELAY_S, Board, wait_
 from gateway.links.fetcher import Fetcher
 from gateway.links.leaders import Leaders
 from gateway.links.log_check import LogCheck
-from gateway.links.log_starts import LogStarts, Note
+from gateway.links.log_starts import LogStarts
+from gateway.links.mirror_notes import Note
 from gateway.links.partition import Mirror, MirrorPartition, Phase
 from gateway.links.sink import LATEST
 from gateway.state.records import MirrorRecord, MirrorTopicError
@@ -27,6 +29,8 @@ from protocol.replication import READ_COMMITTED
 
 LOOP_RETRY_S: Final = 1.0
 SETTLE_RETRY_S: Final = 1.0
+# A source may have become one that is not compacted.
+COMPACT_RETRY_S: Final = 60.0
 
 
 class MirrorEvents(Protocol):
@@ -42,6 +46,12 @@ class MirrorEvents(Protocol):
     async def stopped(self, mirror: MirrorRecord, stop_offsets: Mapping[int, int]) -> None: ...
 
     async def noted(self, notes: Sequence[Note]) -> None: ...
+
+    async def grown(self, mirror: MirrorRecord, count: int) -> None: ...
+
+    async def compact(self, mirror: MirrorRecord, source: Cluster) -> None: ...
+
+    async def keep(self, mirror: MirrorRecord) -> None: ...
 
 
 class Replicator:
@@ -129,7 +139,7 @@ class Replicator:
     def _spawn(self, loop: Callable[[int], Awaitable[None]], node_id: int, what: str) -> None:
         self._tasks.spawn(self._for_ever(lambda: loop(node_id)), name=f"{what} {node_id}")
 
-    # Promote and failover: where a mirror ends, and when it has ended.
+    # What is written to the state: where a mirror ends, when it has ended, how it changed.
 
     def _settle(self) -> None:
         for mirror in self._board.mirrors.values():
@@ -138,11 +148,20 @@ class Replicator:
             if mirror.failure is not None:
                 self._own(mirror, self._report_failure, "fail")
             elif not mirror.stopping:
-                continue
+                self._tend(mirror)
             elif any(partition.stop_offset is None for partition in mirror.partitions):
                 self._own(mirror, self._decide_end, "decide the end")
             elif all(partition.phase is Phase.DONE for partition in mirror.partitions):
                 self._own(mirror, self._report_end, "stop")
+
+    def _tend(self, mirror: Mirror) -> None:
+        if (mirror.source_partitions or 0) > mirror.record.num_partitions:
+            self._own(mirror, self._grow, "add partitions")
+        elif mirror.refuses_keyless:
+            self._own(mirror, self._keep, "stop compacting")
+        elif mirror.to_be_compacted and time.monotonic() > mirror.compact_not_before:
+            mirror.compact_not_before = time.monotonic() + COMPACT_RETRY_S
+            self._own(mirror, self._compact, "compact")
 
     def _own(self, mirror: Mirror, work: Callable[[Mirror], Awaitable[None]], what: str) -> None:
         mirror.settling = True
@@ -186,6 +205,16 @@ class Replicator:
                 f"behind the mirror's {position}"
             )
         return found[key]
+
+    async def _grow(self, mirror: Mirror) -> None:
+        await self._events.grown(mirror.record, mirror.source_partitions or 0)
+
+    async def _compact(self, mirror: Mirror) -> None:
+        await self._events.compact(mirror.record, self._source)
+
+    async def _keep(self, mirror: Mirror) -> None:
+        await self._events.keep(mirror.record)
+        mirror.refuses_keyless = False
 
     async def _report_failure(self, mirror: Mirror) -> None:
         if mirror.failure is not None:

@@ -95,6 +95,14 @@ class LinkRecord(_Form):
     created_ms: int
 
 
+class FillerPayload(_Form):
+    """How compressed fillers are known: how many they are, their size compressed, and the SHA-256 of that."""
+
+    count: int
+    size_bytes: int
+    sha256: bytes
+
+
 class MirrorRecord(_Form):
     """A mirror topic on its destination cluster."""
 
@@ -103,6 +111,8 @@ class MirrorRecord(_Form):
     # The link's id and key outlive the link: what its mirror wrote is presented as long as the topic lives.
     cluster_link_id: str
     filler_key: bytes = Field(repr=False, min_length=16, max_length=16)
+    # Every form in which the key's fillers were ever compressed, recorded before it is written.
+    filler_payloads: tuple[FillerPayload, ...] = ()
     mirror_topic_name: str
     source_topic_name: str
     num_partitions: int
@@ -118,8 +128,10 @@ class MirrorRecord(_Form):
     state_time_ms: int
     # Partition to the offset where its log begins, if that is not 0. What is below is not the source's.
     log_starts: dict[int, int] = Field(default_factory=dict)
-    # Partition to the leader epochs of the source, each with its first offset: that of the last record that is
-    # in the mirror, and those from there on.
+    # Whether the destination compacts it too.
+    compacted: bool = False
+    # Partition to the leader epochs of the source, each with its first offset: that of the last record that
+    # is in the mirror, and those from there on.
     source_epochs: dict[int, list[tuple[int, int]]] = Field(default_factory=dict)
     # Partition to the source offset where the mirror ends; set when it is asked to stop.
     stop_offsets: dict[int, int] | None = None

@@ -1,8 +1,9 @@
 """Requests that links make now and then: offsets, producer ids, topics and their configs.
 
-Supports ListOffsets 2 to 11, DeleteRecords 0 to 2, OffsetForLeaderEpoch 2 to 4, InitProducerId 0 to 6, CreateTopics 4 to 7 (KIP-464),
-DeleteTopics 1 to 6, DescribeConfigs 1 to 4, IncrementalAlterConfigs 0 to 1 (KIP-339). Each may raise
-KafkaError and what `Cluster` raises.
+Supports ListOffsets 2 to 11, DeleteRecords 0 to 2, OffsetForLeaderEpoch 2 to 4, InitProducerId 0 to 6,
+CreateTopics 4 to 7 (KIP-464), DeleteTopics 1 to 6, CreatePartitions 0 to 3, DescribeProducers 0 (KIP-664),
+DescribeConfigs 1 to 4, IncrementalAlterConfigs 0 to 1 (KIP-339). Each may raise KafkaError and what `Cluster`
+raises.
 """
 
 from __future__ import annotations
@@ -233,6 +234,67 @@ async def delete_topic(cluster: Cluster, name: str, *, timeout_s: float = 30) ->
     response = await cluster.controller_request(message, timeout_s=timeout_s + _BROKER_MARGIN_S)
     result = _only(response.responses, f"DeleteTopics {name}")
     _raise_for(result.error_code, f"DeleteTopics {name}", getattr(result, "error_message", None))
+
+
+async def create_partitions(cluster: Cluster, name: str, count: int, *, timeout_s: float = 30) -> None:
+    """Has a topic have `count` partitions, more than it has."""
+
+    def message(connection: BrokerConnection) -> Any:
+        request = request_class(
+            ApiKey.CREATE_PARTITIONS, connection.pick_version(ApiKey.CREATE_PARTITIONS, 0, 3)
+        )
+        topic = nested_class(request, "CreatePartitionsTopic")(name=name, count=count, assignments=None)
+        return request(topics=(topic,), timeout=timedelta(seconds=timeout_s), validate_only=False)
+
+    response = await cluster.controller_request(message, timeout_s=timeout_s + _BROKER_MARGIN_S)
+    result = _only(response.results, f"CreatePartitions {name}")
+    _raise_for(result.error_code, f"CreatePartitions {name}", result.error_message)
+
+
+class ActiveProducer(NamedTuple):
+    """A producer with a transaction open in a partition; `last_write_ms` is the time of its last append."""
+
+    producer_id: int
+    last_write_ms: int
+    start_offset: int
+
+
+async def open_transactions(
+    cluster: Cluster, node_id: int, partitions: Sequence[TopicPartition], *, timeout_s: float = 30
+) -> dict[TopicPartition, list[ActiveProducer]]:
+    """The producers that have a transaction open in these partitions, which `node_id` leads."""
+
+    def message(connection: BrokerConnection) -> Any:
+        version = connection.pick_version(ApiKey.DESCRIBE_PRODUCERS, 0, 0)
+        request = request_class(ApiKey.DESCRIBE_PRODUCERS, version)
+        topics = defaultdict(list)
+        for topic, partition in partitions:
+            topics[topic].append(partition)
+        topic_class = nested_class(request, "TopicRequest")
+        return request(
+            topics=tuple(
+                topic_class(name=name, partition_indexes=tuple(each)) for name, each in topics.items()
+            )
+        )
+
+    response = await cluster.request(message, node_id=node_id, timeout_s=timeout_s, idempotent=True)
+    found: dict[TopicPartition, list[ActiveProducer]] = {}
+    for topic in response.topics:
+        for partition in topic.partitions:
+            where = f"DescribeProducers of {topic.name}-{partition.partition_index} at broker {node_id}"
+            _raise_for(partition.error_code, where, partition.error_message)
+            found[topic.name, int(partition.partition_index)] = [
+                ActiveProducer(
+                    int(p.producer_id), _milliseconds(p.last_timestamp), int(p.current_txn_start_offset)
+                )
+                for p in partition.active_producers
+                if p.current_txn_start_offset >= 0
+            ]
+    return found
+
+
+def _milliseconds(value: Any) -> int:
+    return int(value) if isinstance(value, int) else round(value.timestamp() * 1000)
 
 
 async def describe_topic_configs(

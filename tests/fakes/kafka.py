@@ -45,6 +45,8 @@ class Log:
     producers: dict[int, tuple[int, int]] = field(default_factory=dict)
     # Producer id, first and last offset of every aborted transaction.
     aborted: list[tuple[int, int, int]] = field(default_factory=list)
+    # Producers with a transaction open, or none (-1): id, timestamp of the last record, first offset.
+    open: list[tuple[int, int, int]] = field(default_factory=list)
     # Leader epochs with their first offsets; without any the broker knows of none.
     epochs: list[tuple[int, int]] = field(default_factory=list)
     remembers: bool = True
@@ -174,6 +176,8 @@ class FakeKafka(FakeBroker):
             ApiKey.INIT_PRODUCER_ID: (0, 4),
             ApiKey.DELETE_RECORDS: (0, 2),
             ApiKey.OFFSET_FOR_LEADER_EPOCH: (0, 4),
+            ApiKey.CREATE_PARTITIONS: (0, 3),
+            ApiKey.DESCRIBE_PRODUCERS: (0, 0),
         }
         self._usual: dict[int, Callable[[Any, Any], Answer]] = {
             ApiKey.METADATA: self._metadata,
@@ -187,6 +191,8 @@ class FakeKafka(FakeBroker):
             ApiKey.INIT_PRODUCER_ID: self._init_producer_id,
             ApiKey.DELETE_RECORDS: self._delete_records,
             ApiKey.OFFSET_FOR_LEADER_EPOCH: self._epoch_ends,
+            ApiKey.CREATE_PARTITIONS: self._create_partitions,
+            ApiKey.DESCRIBE_PRODUCERS: self._describe_producers,
         }
         self.handlers.update(dict.fromkeys(self._usual, self._handle))
 
@@ -451,6 +457,48 @@ class FakeKafka(FakeBroker):
                 )
             )
         return response(throttle_time=timedelta(), topics=tuple(results))
+
+    def _create_partitions(self, response: Any, request: Any) -> Answer:
+        results = []
+        for wanted in request.topics:
+            topic = self.topics.get(wanted.name)
+            code = ErrorCode.unknown_topic_or_partition
+            if topic is not None:
+                more = wanted.count - len(topic.logs)
+                code = ErrorCode.none if more > 0 else ErrorCode.invalid_partitions
+                topic.logs += [Log(self.node_id) for _ in range(more)]
+            results.append(
+                nested_class(response, "CreatePartitionsTopicResult")(
+                    name=wanted.name, error_code=code, error_message=None
+                )
+            )
+        return response(throttle_time=timedelta(), results=tuple(results))
+
+    def _describe_producers(self, response: Any, request: Any) -> Answer:
+        topics = []
+        for topic in request.topics:
+            partitions = []
+            for index in topic.partition_indexes:
+                log, code = self._log(topic, index)
+                states = [
+                    nested_class(response, "ProducerState")(
+                        producer_id=producer_id,
+                        producer_epoch=0,
+                        coordinator_epoch=0,
+                        last_timestamp=timestamp,
+                        current_txn_start_offset=start,
+                    )
+                    for producer_id, timestamp, start in (log.open if log is not None else ())
+                ]
+                partitions.append(
+                    nested_class(response, "PartitionResponse")(
+                        partition_index=index, error_code=code, active_producers=tuple(states)
+                    )
+                )
+            topics.append(
+                nested_class(response, "TopicResponse")(name=topic.name, partitions=tuple(partitions))
+            )
+        return response(throttle_time=timedelta(), topics=tuple(topics))
 
     def _delete_topics(self, response: Any, request: Any) -> Answer:
         results = []

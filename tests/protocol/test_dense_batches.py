@@ -227,6 +227,29 @@ def test_a_long_run() -> None:
     assert (first.next_offset, rest.next_offset) == (rest.base_offset, run.next_offset)
 
 
+def test_a_long_run_goes_as_compressed_fillers_where_it_may() -> None:
+    rest = FillerRun(10, 234_567, 99, KEY)
+    sizes = []
+    while rest.count:
+        count = rest.next_count(256 << 10, compressed=True)
+        first, rest = rest.split(count, compressed=True)
+        batch = only(first.encode(7, 0, first.base_offset))
+        assert batch.count == count
+        assert batch.size_bytes <= 256 << 10
+        assert first.compressed == (batch.codec == Codec.ZSTD)
+        sizes.append((count, first.compressed))
+    assert sizes == [(100_000, True)] * 2 + [(10_000, True)] * 3 + [(4_567, False)]
+
+
+def test_a_run_in_batches_of_some_size() -> None:
+    run = FillerRun(10, 10_000, 99, KEY)
+    assert run.next_count(256 << 10, compressed=False) == 10_000
+    assert run.next_count(100_000, compressed=False) == 2_500
+    assert run.next_count(1, compressed=False) == 1
+    first, _ = run.split(2_500, compressed=True)
+    assert not first.compressed, "there is no such batch"
+
+
 # --- old formats --------------------------------------------------------------------------------------
 
 

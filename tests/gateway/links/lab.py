@@ -12,7 +12,7 @@ import pytest
 
 from gateway.links import appender, attach, board, fetcher, leaders, log_check, log_starts, replicator
 from gateway.links.board import Board
-from gateway.links.log_starts import Note
+from gateway.links.mirror_notes import Note
 from gateway.links.partition import MirrorPartition, Phase
 from gateway.links.replicator import Replicator
 from gateway.state.records import MirrorRecord, MirrorTopicError
@@ -90,11 +90,18 @@ class Events:
     async def noted(self, notes: Sequence[Note]) -> None:
         for note in notes:
             name = note.mirror.mirror_topic_name
-            starts = {**self.records[name].log_starts, **note.log_starts}
-            epochs = {**self.records[name].source_epochs, **{p: list(e) for p, e in note.epochs.items()}}
             if note.log_starts:
                 self.told.append(("starts", note.log_starts))
-            self._take(name, "noted", note, log_starts=starts, source_epochs=epochs)
+            self._take(name, "noted", note, **dict(note.applied_to(self.records[name])))
+
+    async def grown(self, record: MirrorRecord, count: int) -> None:
+        self._take(record.mirror_topic_name, "grown", count, num_partitions=count)
+
+    async def compact(self, record: MirrorRecord, source: Cluster) -> None:
+        self._take(record.mirror_topic_name, "compact", source.cluster_id, compacted=True)
+
+    async def keep(self, record: MirrorRecord) -> None:
+        self._take(record.mirror_topic_name, "keep", None, compacted=False)
 
 
 @dataclass

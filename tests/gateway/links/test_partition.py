@@ -2,6 +2,7 @@
 
 import pytest
 
+from gateway.links.mirror_notes import payloads_of
 from gateway.links.partition import MERGE_BYTES, Mirror, MirrorPartition, Phase
 from gateway.links.sink import foreign_tail, sequence_of
 from gateway.state.records import MirrorRecord, MirrorStatus
@@ -334,3 +335,93 @@ def test_a_doubt_goes_back_to_the_timestamp_of_what_was_appended() -> None:
     assert p.last_timestamp == 1_000
     p.doubt(0)
     assert p.last_timestamp == 5
+
+
+def counts(p: MirrorPartition) -> list[tuple[int, bool]]:
+    """Records and whether they are compressed, of every batch that is taken."""
+    taken = []
+    while p.queue:
+        sent = view(p.take(MERGE_BYTES, KEY, 0))
+        taken.append((sent.count, sent.codec != 0))
+        p.appended()
+    return taken
+
+
+def test_fillers_are_compressed_once_the_state_says_how() -> None:
+    p = partition()
+    p.trust(0)
+    p.enqueue(FillerRun(0, 120_000, 99, KEY))
+    assert [p.wants_payloads] == [True]
+    assert view(p.take(MERGE_BYTES, KEY, 0)).codec == 0
+    p.appended()
+    p.mirror.record = record(filler_payloads=payloads_of(KEY))
+    assert [p.wants_payloads] == [False]
+    assert counts(p) == [(100_000, True), (10_000, True)]
+
+
+def test_fillers_of_compacted_topics_are_not_compressed_but_for_the_runway() -> None:
+    changes = {
+        "filler_payloads": payloads_of(KEY),
+        "configs": {"cleanup.policy": "compact"},
+        "log_starts": {0: 110_000},
+    }
+    p = partition(**changes)
+    p.trust(0)
+    p.enqueue(FillerRun(110_000, 15_000, 99, KEY))
+    assert counts(p) == [(100_000, True), (10_000, True), (10_000, False), (5_000, False)]
+    assert not p.wants_payloads
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"source_end": 6}, False),
+        ({"source_end": None}, False),
+        ({"phase": Phase.DOUBT}, False),
+        ({"destination_start": 2}, False),
+    ],
+)
+def test_when_the_destination_compacts_too(changes: dict[str, object], expected: bool) -> None:
+    p = partition(configs={"cleanup.policy": "compact"}, log_starts={0: 3})
+    p.mirror.partitions.append(p)
+    p.trust(5)
+    p.source_end, p.destination_start = 5, 3
+    for name, value in changes.items():
+        setattr(p, name, value)
+    assert p.mirror.to_be_compacted is expected
+    p.mirror.record = record(configs={"cleanup.policy": "compact"}, log_starts={0: 3}, compacted=True)
+    assert not p.mirror.to_be_compacted
+
+
+def test_epochs_of_the_source() -> None:
+    p = partition(source_epochs={0: [(3, 0), (5, 100)]})
+    p.trust(50)
+    assert p.copied_epoch == 3
+    assert p.see_epoch(3, 50)
+    assert p.see_epoch(5, 100)
+    assert not p.new_epochs
+    assert p.see_epoch(7, 200)
+    assert [p.append_limit] == [200]
+    assert not p.see_epoch(5, 300), "behind what is new"
+    assert not p.see_epoch(3, 150), "behind what is recorded"
+    assert p.epochs_to_note() == [(3, 0), (5, 100), (7, 200)]
+    p.mirror.record = record(source_epochs={0: [(5, 100), (7, 200)]})
+    p.epochs_noted()
+    assert p.append_limit is None
+    p.trust(201)
+    assert (p.copied_epoch, p.epochs_to_note()) == (7, [(7, 200)])
+
+
+def test_nothing_of_an_epoch_is_taken_before_it_is_recorded() -> None:
+    p = partition()
+    p.trust(0)
+    for offset in range(4):
+        p.enqueue(batch(offset, 1))
+    p.see_epoch(1, 2)
+    assert view(p.take(MERGE_BYTES, KEY, 0)).count == 2
+    p.appended()
+    ready = [p.appendable]
+    p.mirror.record = record(source_epochs={0: [(1, 2)]})
+    p.epochs_noted()
+    assert [*ready, p.appendable] == [False, True]

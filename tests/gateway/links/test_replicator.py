@@ -14,7 +14,7 @@ from gateway.links.partition import Phase
 from gateway.state.records import MirrorStatus, MirrorTopicError
 from protocol.api_keys import ApiKey
 from protocol.record_batches import encode_batch
-from tests.fakes.kafka import NO_ANSWER, FakeKafka
+from tests.fakes.kafka import NO_ANSWER, FakeKafka, Log
 from tests.gateway.links.lab import LinkLab, contents, hurry, link_lab, until
 
 STOPPING = MirrorStatus.PENDING_STOPPED
@@ -480,3 +480,32 @@ async def test_everything_ends_with_it() -> None:
         await lab.source.wait_for_connections(0)
         await lab.destination.wait_for_connections(0)
         assert len(asyncio.all_tasks()) <= 1 + len(lab.source.connections) + len(lab.destination.connections)
+
+
+async def test_partitions_that_the_source_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch, RETRY_DELAY_S=0.01, METADATA_INTERVAL_S=0.05)
+    async with link_lab() as lab:
+        (here,) = lab.mirror()
+        here.write(2)
+        lab.run()
+        await lab.mirrored()
+        for topics in (lab.source.topics, lab.destination.topics):
+            topics["t"].logs.append(Log(1))
+        lab.source.topics["t"].logs[1].write(3)
+        await lab.mirrored()
+        assert ("grown", 2) in lab.events.told
+        assert lab.log(index=1).end == 3
+
+
+async def test_a_compacted_mirror_that_meets_a_record_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch, RETRY_DELAY_S=0.01, METADATA_INTERVAL_S=0.05, COMPACT_RETRY_S=0.1)
+    async with link_lab() as lab:
+        (here,) = lab.mirror(configs={"cleanup.policy": "compact"})
+        here.write(2)
+        lab.run()
+        await until(lambda: ("compact", "here") in lab.events.told)
+        lab.log().produce_errors.append(87)
+        here.write(1)
+        await lab.mirrored()
+        assert [what for what, _ in lab.events.told][:2] == ["compact", "keep"]
+        assert lab.replicator.mirrors["t"].failure is None
