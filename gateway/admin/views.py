@@ -197,8 +197,18 @@ class LagData(BaseModel):
     last_source_fetch_offset: int
 
 
+class OpenTransactionData(BaseModel):
+    """A transaction at the source that a mirror waits for; Causeway's own."""
+
+    partition: int
+    start_offset: int
+    producer_id: int | None
+    last_write_ms: int | None
+    waiting_ms: int
+
+
 class MirrorData(BaseModel):
-    """ListMirrorTopicsResponseData."""
+    """ListMirrorTopicsResponseData, and what holds the mirror up."""
 
     kind: str = "KafkaMirrorData"
     metadata: ResourceMetadata
@@ -211,6 +221,7 @@ class MirrorData(BaseModel):
     mirror_topic_error: str
     state_time_ms: int
     mirror_state_transition_errors: list[TaskErrorData]
+    open_transactions: list[OpenTransactionData]
 
 
 class MirrorDataList(BaseModel):
@@ -349,6 +360,16 @@ def mirror(urls: Urls, view: MirrorView, *, include_errors: bool) -> MirrorData:
         mirror_topic_error=record.error,
         state_time_ms=record.state_time_ms,
         mirror_state_transition_errors=errors,
+        open_transactions=[
+            OpenTransactionData(
+                partition=each.partition,
+                start_offset=each.start_offset,
+                producer_id=each.producer_id,
+                last_write_ms=each.last_write_ms,
+                waiting_ms=round(each.waiting_s * 1000),
+            )
+            for each in view.open_transactions
+        ],
     )
 
 

@@ -1,7 +1,8 @@
 """`causeway mirror`: mirror topics, from their creation to the promote."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import typer
@@ -126,6 +127,8 @@ def describe(
     )
     for error in mirror["mirror_state_transition_errors"]:
         typer.echo(f"{error['error_code']}: {error['error_message']}")
+    for transaction in mirror["open_transactions"]:
+        typer.echo(_open_transaction(transaction))
 
 
 @app.command("promote")
@@ -196,6 +199,19 @@ def _get(client: Client, link: str, topic: str) -> dict[str, Any]:
     query = {"include_state_transition_errors": True}
     mirror: dict[str, Any] = client.cluster("GET", "links", link, "mirrors", topic, query=query)
     return mirror
+
+
+def _open_transaction(transaction: Mapping[str, Any]) -> str:
+    producer = transaction["producer_id"]
+    who = "a producer" if producer is None else f"producer {producer}"
+    text = (
+        f"Partition {transaction['partition']} waits for {who} at the source: it has had a transaction open "
+        f"from offset {transaction['start_offset']} on for {transaction['waiting_ms'] // 1000} s or longer"
+    )
+    last = transaction["last_write_ms"]
+    if last is not None:
+        text += f"; its last record is of {datetime.fromtimestamp(last / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{text}. kafka-transactions.sh at the source can find it, and abort it."
 
 
 def _alter(

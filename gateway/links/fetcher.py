@@ -134,7 +134,7 @@ class Fetcher:
             return
         p.out_of_range_since = None
         p.failed_fetches = 0
-        p.source_end = answer.last_stable_offset
+        p.source_ends_at(answer.last_stable_offset, answer.high_watermark, time.monotonic())
         p.source_start = max(p.source_start, answer.log_start_offset)
         try:
             self._queue(p, answer)

@@ -18,6 +18,7 @@ from gateway.links.errors import LinkError
 from gateway.links.mirror_notes import MirrorNotes, payloads_of
 from gateway.links.mirror_state import TRANSITIONS, Action, IllegalTransition, next_status
 from gateway.links.mirror_topics import MAX_TOPIC_NAME, mirror_configs, promoted_configs, source_values
+from gateway.links.partition import OpenTransaction
 from gateway.links.requests import AlterResult, CreateMirror, MirrorVerb, MirrorView, PartitionLag
 from gateway.links.runtime import LinkRuntime
 from gateway.links.start_offsets import check_runway, start_offsets
@@ -292,14 +293,16 @@ class Mirrors(MirrorNotes):
         """A mirror topic as it stands."""
         runtime = self._runtimes.get(record.link_name)
         lags: list[PartitionLag] = []
+        transactions: list[OpenTransaction] = []
         if runtime is not None and runtime.replicator is not None:
             mirror = runtime.replicator.mirrors.get(record.mirror_topic_name)
             for p in mirror.partitions if mirror is not None else ():
                 fetched = -1 if p.source_end is None else p.fetch_offset
                 lags.append(PartitionLag(p.index, p.lag, fetched))
+                transactions += p.open_transactions
             if record.status is MirrorStatus.ACTIVE and runtime.source_unavailable:
                 record = record.model_copy(update={"status": MirrorStatus.SOURCE_UNAVAILABLE})
-        return MirrorView(record, lags)
+        return MirrorView(record, lags, transactions)
 
     async def alter(
         self, verb: MirrorVerb, link: LinkRecord, names: Sequence[str], *, validate_only: bool

@@ -40,6 +40,21 @@ def digest_of(record: Record) -> bytes:
     return hashlib.sha256(repr(record).encode()).digest()
 
 
+@dataclass(frozen=True, slots=True)
+class OpenTransaction:
+    """A transaction at the source that a mirror waits for: nothing from `start_offset` on is copied.
+
+    `last_write_ms` is the time of its last record, `waiting_s` for how long it has been seen. The producer is
+    None where the source does not tell.
+    """
+
+    partition: int
+    start_offset: int
+    producer_id: int | None
+    last_write_ms: int | None
+    waiting_s: float
+
+
 @dataclass(slots=True, eq=False)
 class Mirror:
     """A mirror topic at work: its record, its partitions, and what was seen of its topics."""
@@ -117,6 +132,10 @@ class MirrorPartition:
     failed_looks: int = 0
     # Last stable offset of the source; None before the first answer.
     source_end: int | None = None
+    # Its high watermark, and since when the last stable offset has been what it is.
+    source_watermark: int = 0
+    stable_since: float | None = None
+    open_transactions: tuple[OpenTransaction, ...] = ()
     # Leader epoch of the source, as Metadata has it, and the one for which `source_check` looked.
     source_epoch: int = -1
     checked_epoch: int | None = None
@@ -145,6 +164,13 @@ class MirrorPartition:
     def name(self) -> tuple[str, int]:
         """Mirror topic and partition."""
         return self.mirror.record.mirror_topic_name, self.index
+
+    def source_ends_at(self, last_stable_offset: int, high_watermark: int, now: float) -> None:
+        """What a fetch said of the source's end."""
+        if last_stable_offset != self.source_end:
+            self.stable_since = now
+        self.source_end = last_stable_offset
+        self.source_watermark = high_watermark
 
     @property
     def log_start(self) -> int:

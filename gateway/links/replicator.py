@@ -18,6 +18,7 @@ from gateway.links.leaders import Leaders
 from gateway.links.log_check import LogCheck
 from gateway.links.log_starts import LogStarts
 from gateway.links.mirror_notes import Note
+from gateway.links.open_transactions import OpenTransactions
 from gateway.links.partition import Mirror, MirrorPartition, Phase
 from gateway.links.sink import LATEST
 from gateway.state.records import MirrorRecord, MirrorTopicError
@@ -71,6 +72,7 @@ class Replicator:
         self._fetcher = Fetcher(self._board, source)
         self._appender = Appender(self._board, destination, filler_key)
         self._log_check = LogCheck(self._board, destination)
+        self._transactions = OpenTransactions(self._board, source)
         self._log_starts = LogStarts(self._board, destination, events.noted)
         self._tasks = Tasks(f"replicator of {link_name}")
         self._leaders = Leaders(self._board, source, destination, self._tasks)
@@ -100,6 +102,7 @@ class Replicator:
         """Copy until cancelled."""
         try:
             self._tasks.spawn(self._for_ever(self._log_starts.run), name="follow the logs' beginnings")
+            self._tasks.spawn(self._for_ever(self._transactions.run), name="look for open transactions")
             await self._for_ever(self._direct)
         finally:
             await self._tasks.close()

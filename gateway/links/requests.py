@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
 
+from gateway.links.partition import OpenTransaction
 from gateway.state.records import LinkRecord, MirrorRecord, MirrorStatus
 
 MirrorVerb = Literal["promote", "failover", "pause", "resume"]
@@ -109,6 +110,8 @@ class MirrorView:
 
     record: MirrorRecord
     lags: Sequence[PartitionLag] = ()
+    # What the lags do not count: transactions at the source that nobody has ended for a while.
+    open_transactions: Sequence[OpenTransaction] = ()
 
 
 @dataclass(frozen=True, slots=True)

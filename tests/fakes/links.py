@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gateway.links import errors
+from gateway.links.partition import OpenTransaction
 from gateway.links.requests import (
     AlterResult,
     CreateLink,
@@ -66,6 +67,10 @@ def mirror_record(
     )
 
 
+OPEN = (
+    OpenTransaction(1, 7, 4711, 1_662_878_304_000, 83.0),
+    OpenTransaction(0, 9, None, None, 12.0),
+)
 LAGS = (PartitionLag(0, 7, 100), PartitionLag(1, 0))
 
 
@@ -138,7 +143,7 @@ class FakeLinks:
             raise errors.mirror_not_found(link_name, mirror_topic_name)
         if self.coming:
             topic = topic.model_copy(update={"status": self.coming.pop(0)})
-        return MirrorView(topic, LAGS)
+        return MirrorView(topic, LAGS, OPEN)
 
     async def alter_mirrors(
         self,

@@ -288,6 +288,22 @@ async def test_mirror_topics_are_shown(admin: Admin, http: httpx.AsyncClient) ->
         "mirror_topic_error": "NO_ERROR",
         "state_time_ms": 1662878304410,
         "mirror_state_transition_errors": [],
+        "open_transactions": [
+            {
+                "partition": 1,
+                "start_offset": 7,
+                "producer_id": 4711,
+                "last_write_ms": 1662878304000,
+                "waiting_ms": 83000,
+            },
+            {
+                "partition": 0,
+                "start_offset": 9,
+                "producer_id": None,
+                "last_write_ms": None,
+                "waiting_ms": 12000,
+            },
+        ],
     }
 
     async def names(path: str) -> list[str]:

@@ -52,6 +52,14 @@ def test_a_mirror_topic_is_described_by_partition(admin: Admin, causeway: Invoke
     shown = causeway("mirror", "describe", "f", "--link", "hybrid").stdout
     for text in ("Partition Mirror Lag", "UNEXPECTED_TRUNCATION: truncated at 7", "FAILED", "100", "-1"):
         assert text in shown
+    assert (
+        "Partition 1 waits for producer 4711 at the source: it has had a transaction open from offset 7 on for "
+        "83 s or longer; its last record is of 2022-09-11 06:11:44 UTC. kafka-transactions.sh"
+    ) in shown
+    assert (
+        "Partition 0 waits for a producer at the source: it has had a transaction open from offset 9 on for "
+        "12 s or longer. kafka-transactions.sh"
+    ) in shown
     described = json.loads(causeway("mirror", "describe", "a", "--link", "hybrid", "-o", "json").stdout)
     assert described["mirror_lags"][0]["lag"] == 7
 

@@ -10,7 +10,17 @@ from typing import Any
 
 import pytest
 
-from gateway.links import appender, attach, board, fetcher, leaders, log_check, log_starts, replicator
+from gateway.links import (
+    appender,
+    attach,
+    board,
+    fetcher,
+    leaders,
+    log_check,
+    log_starts,
+    open_transactions,
+    replicator,
+)
 from gateway.links.board import Board
 from gateway.links.mirror_notes import Note
 from gateway.links.partition import MirrorPartition, Phase
@@ -215,7 +225,18 @@ async def link_lab(
 def hurry(monkeypatch: pytest.MonkeyPatch, **constants: float | tuple[float, ...]) -> None:
     """Gives waiting times of the link's modules other values."""
     for name, value in constants.items():
-        modules = (appender, attach, board, fetcher, leaders, log_check, log_starts, parked, replicator)
+        modules = (
+            appender,
+            attach,
+            board,
+            fetcher,
+            leaders,
+            log_check,
+            log_starts,
+            open_transactions,
+            parked,
+            replicator,
+        )
         having = [module for module in modules if hasattr(module, name)]
         assert having, name
         for module in having:
