@@ -53,8 +53,8 @@ def test_a_mirror_topic_is_described_by_partition(admin: Admin, causeway: Invoke
     for text in ("Partition Mirror Lag", "UNEXPECTED_TRUNCATION: truncated at 7", "FAILED", "100", "-1"):
         assert text in shown
     assert (
-        "Partition 1 waits for producer 4711 at the source: it has had a transaction open from offset 7 on for "
-        "83 s or longer; its last record is of 2022-09-11 06:11:44 UTC. kafka-transactions.sh"
+        "Partition 1 waits for producer 4711 at the source: it has had a transaction open from offset 7 on "
+        "for 83 s or longer; its last record is of 2022-09-11 06:38:24 UTC. kafka-transactions.sh"
     ) in shown
     assert (
         "Partition 0 waits for a producer at the source: it has had a transaction open from offset 9 on for "
