@@ -3,15 +3,18 @@
 Records of the state are written before what they announce is done.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from gateway.state.records import Delete, FillerPayload, MirrorRecord, Record, State
+from gateway.state.records import Delete, FillerPayload, MirrorRecord, MirrorStatus, Record, State
 from gateway.upstreams.admin import alter_topic_configs, create_partitions, describe_topic_configs
 from gateway.upstreams.cluster import Cluster
-from gateway.upstreams.errors import KafkaError
+from gateway.upstreams.errors import DialError, KafkaError
+from gateway.wire import ConnectionClosed
+from protocol.errors import ProtocolError
 from protocol.fillers import FillerFormat
 
 POLICY: Final = "cleanup.policy"
@@ -20,6 +23,9 @@ POLICY: Final = "cleanup.policy"
 COMPACTED: Final = "compact,delete"
 KEPT: Final = "delete"
 _INVALID_PARTITIONS: Final = 37
+_TOMBSTONES_KEPT: Final = "delete.retention.ms"
+_ONE_DAY_MS: Final = 86_400_000
+NETWORK_ERRORS: Final = (ConnectionClosed, DialError, ProtocolError, TimeoutError, OSError)
 
 Write = Callable[[Callable[[State], Sequence[Record | Delete]]], Awaitable[None]]
 
@@ -103,6 +109,25 @@ class MirrorNotes:
         """There is a record without a key after all: the destination must not compact."""
         await alter_topic_configs(self._cluster, mirror.mirror_topic_name, {POLICY: KEPT})
         await self._update(mirror, compacted=False)
+
+    async def missed_deletions(self, mirror: MirrorRecord) -> str | None:
+        """What is to be said of a mirror that was paused for longer than its source keeps tombstones."""
+        if mirror.status is not MirrorStatus.PAUSED or "compact" not in mirror.configs.get(POLICY, ""):
+            return None
+        try:
+            # As at the source: it is taken over, or both have the default.
+            configs = await describe_topic_configs(self._cluster, mirror.mirror_topic_name)
+            kept_ms = int(configs[_TOMBSTONES_KEPT].value or _ONE_DAY_MS)
+        except (KafkaError, KeyError, *NETWORK_ERRORS):
+            kept_ms = _ONE_DAY_MS
+        paused_ms = time.time_ns() // 1_000_000 - mirror.state_time_ms
+        if paused_ms <= kept_ms:
+            return None
+        return (
+            f"The mirror topic was paused for {paused_ms / 3_600_000:.1f} hours, longer than "
+            f"{_TOMBSTONES_KEPT} ({kept_ms / 3_600_000:.1f} hours): of keys that were deleted at the source "
+            "meanwhile the last values may stay here. Recreate the mirror topic where that matters."
+        )
 
     async def _update(self, mirror: MirrorRecord, **update: object) -> None:
         def change(state: State) -> list[Record | Delete]:

@@ -340,6 +340,7 @@ class Mirrors(MirrorNotes):
 
         refused = refusal(self._store.state.mirrors.get(name))
         if refused is None and not validate_only:
+            missed = await self.missed_deletions(self._store.state.mirrors[name])
 
             def change(state: State) -> list[Record | Delete]:
                 nonlocal refused
@@ -353,6 +354,8 @@ class Mirrors(MirrorNotes):
                 }
                 if action is Action.FAILOVER:
                     update |= {"failover": True, "stop_offsets": None}
+                if action is Action.RESUME and missed is not None:
+                    update["error_message"] = missed
                 return [record.model_copy(update=update)]
 
             await self.write(change)

@@ -1,12 +1,13 @@
 """What is kept in the state while mirrors are copied, and what becomes of their topics."""
 
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 from kio.schema.errors import ErrorCode
 
 from gateway.links.mirror_notes import MirrorNotes, Note, payloads_of
-from gateway.state.records import FillerPayload, MirrorRecord, State
+from gateway.state.records import FillerPayload, MirrorRecord, MirrorStatus, State
 from gateway.upstreams.errors import KafkaError
 from tests.fakes.kafka import FakeKafka
 from tests.gateway.links.lab import KEY, cluster_of, record
@@ -107,3 +108,30 @@ async def test_a_source_that_is_not_compacted_any_more(lab: Lab) -> None:
     await lab.notes.compact(lab.record, lab.source)
     assert "cleanup.policy" not in lab.configs()
     assert not lab.record.compacted
+
+
+@pytest.mark.parametrize(
+    ("policy", "status", "paused_s", "told"),
+    [
+        ("compact", "PAUSED", 7_200, True),
+        ("compact,delete", "PAUSED", 7_200, True),
+        ("compact", "PAUSED", 1_800, False),
+        ("delete", "PAUSED", 7_200, False),
+        ("compact", "ACTIVE", 7_200, False),
+    ],
+)
+async def test_a_pause_that_was_too_long(
+    lab: Lab, policy: str, status: str, paused_s: int, told: bool
+) -> None:
+    lab.configs()["delete.retention.ms"] = "3600000"
+    since = time.time_ns() // 1_000_000 - paused_s * 1000
+    mirror = record(configs={"cleanup.policy": policy}, status=MirrorStatus(status), state_time_ms=since)
+    text = await lab.notes.missed_deletions(mirror)
+    assert (text is not None) is told
+    if text:
+        assert "paused for 2.0 hours, longer than delete.retention.ms (1.0 hours)" in text
+
+
+async def test_a_pause_of_a_topic_that_does_not_tell(lab: Lab) -> None:
+    gone = record("gone", configs={"cleanup.policy": "compact"}, status=MirrorStatus.PAUSED, state_time_ms=0)
+    assert "(24.0 hours)" in str(await lab.notes.missed_deletions(gone))
