@@ -118,6 +118,10 @@ class RawBroker:
             if offset >= answer.high_watermark or not answer.records:
                 return
 
+    def first_magic(self, topic: str, partition: int) -> int:
+        """The message format of the first batch."""
+        return next(read_batches(self._fetch(topic, partition, 0, READ_UNCOMMITTED).records)).magic
+
     def log_start(self, topic: str, partition: int) -> int:
         """Where the log begins."""
         return self._offset(topic, partition, -2)

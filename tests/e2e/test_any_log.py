@@ -5,9 +5,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.admin._resource import ResourceType
+from confluent_kafka.cimpl import NewPartitions
 
 from compose.kafka import KafkaCluster
 from tests.conftest import Clusters
@@ -230,3 +232,111 @@ def rewrite(
         if i % 50 == 0:
             producer.flush(20)
     assert producer.flush(20) == 0
+
+
+def test_a_compacted_mirror_is_compacted_by_its_own_brokers(lab: LinkLab, unique_name: Name) -> None:
+    """Both sides' cleaners run over transactions of few keys: the newest of each key is the same."""
+    topic = unique_name()
+    quick = {"segment.ms": "500", "min.cleanable.dirty.ratio": "0.001", "delete.retention.ms": "0"}
+    lab.source.create_topic(topic, 1, config={"cleanup.policy": "delete", **quick})
+    produce(lab.source, topic, 200, 1)
+    alter_configs(lab.source, topic, {"cleanup.policy": "compact"})
+    lab.create_mirror(topic)
+    until(lambda: lab.state_of(topic)["compacted"], 30, "compacted")
+    producer = transactional(lab.source, topic)
+    raw = lab.raw(lab.destination, topic, 0)
+
+    def cleaned() -> bool:
+        producer.begin_transaction()
+        for i in range(30):
+            producer.produce(topic, None if i == 7 else b"%d" % i, key=i.to_bytes(4), partition=0)
+        producer.commit_transaction(30)
+        time.sleep(0.3)
+        stored = sum(batch.count for batch in raw.batches(topic, 0))
+        return stored < raw.high_watermark(topic, 0) / 3
+
+    until(cleaned, 60, "the destination's cleaner ran")
+    lab.wait_mirrored(topic, 1)
+    assert lab.compare(topic, 1, compacted=True) >= 29
+    lab.destination_gateway.kill()
+    lab.destination_gateway.start()
+    rewrite(lab.source, topic, 50, keys=5)
+    lab.wait_mirrored(topic, 1)
+    assert lab.status(topic) == "ACTIVE"
+    assert lab.compare(topic, 1, compacted=True) >= 29
+
+
+def test_sizes_and_times(lab: LinkLab, unique_name: Name) -> None:
+    topic = unique_name()
+    most = 12_000_000
+    lab.source.create_topic(topic, 1, config={"max.message.bytes": str(most)})
+    producer = Producer({"bootstrap.servers": lab.source.internal_bootstrap, "message.max.bytes": most})
+    now_ms = int(time.time() * 1000)
+    for timestamp in (1, now_ms - 20 * 365 * 86_400_000, now_ms + 3_000_000, now_ms):
+        producer.produce(topic, b"when", key=b"k", timestamp=timestamp, partition=0)
+        producer.flush(20)
+    producer.produce(topic, random.randbytes(10_000_000), partition=0)
+    producer.produce(topic, b"", key=b"", headers=[("h", None), ("h", b""), ("", b"x")], partition=0)
+    assert producer.flush(60) == 0
+    lab.create_mirror(topic)
+    lab.wait_mirrored(topic, 1)
+    assert lab.compare(topic, 1) == 6
+    for timestamp in (0, 2, now_ms - 1_000, now_ms + 1):
+        found = [offset_at(cluster, topic, timestamp) for cluster in (lab.source, lab.destination)]
+        assert found[0] == found[1]
+
+
+def offset_at(cluster: KafkaCluster, topic: str, timestamp: int) -> int:
+    """The first offset of partition 0 that is not older."""
+    where = TopicPartition(topic, 0)
+    spec = OffsetSpec.for_timestamp(timestamp)
+    return int(cluster.admin.list_offsets({where: spec})[where].result(20).offset)
+
+
+def test_old_message_formats(clusters: Clusters, unique_name: Name) -> None:
+    source = clusters("2.4.1", config={"log.message.format.version": "0.10.2"})
+    lab = LinkLab(source, clusters("4.3.0", config={"log.retention.hours": "167"}), shape="dialled")
+    try:
+        topic = unique_name()
+        source.create_topic(topic, 2)
+        for codec in CODECS[:4]:
+            producer = Producer({"bootstrap.servers": source.internal_bootstrap, "compression.type": codec})
+            for i in range(500):
+                producer.produce(topic, b"%s %d" % (codec.encode(), i), key=b"k%d" % i, partition=i % 2)
+            assert producer.flush(20) == 0
+        assert lab.raw(source, topic, 0).first_magic(topic, 0) == 1
+        lab.create_mirror(topic)
+        lab.wait_mirrored(topic, 2)
+        assert read(source, topic) == read(lab.destination, topic)
+    finally:
+        lab.save_logs()
+        lab.close()
+
+
+def read(cluster: KafkaCluster, topic: str) -> list[tuple[object, ...]]:
+    """Every record of two partitions as a stock consumer gives it."""
+    consumer = Consumer({"bootstrap.servers": cluster.internal_bootstrap, "group.id": "x"})
+    consumer.assign([TopicPartition(topic, p, 0) for p in range(2)])
+    found: list[tuple[object, ...]] = []
+    deadline = time.monotonic() + 20
+    while len(found) < 2_000 and time.monotonic() < deadline:
+        for message in consumer.consume(500, 0.5):
+            assert message.error() is None
+            where = message.partition(), message.offset()
+            found.append((*where, message.key(), message.value(), message.timestamp()))
+    consumer.close()
+    assert len(found) == 2_000
+    return sorted(found, key=lambda each: each[:2])
+
+
+def test_partitions_are_added(lab: LinkLab, unique_name: Name) -> None:
+    topic = unique_name()
+    lab.source.create_topic(topic, 2)
+    produce(lab.source, topic, 100, 2)
+    lab.create_mirror(topic)
+    lab.wait_mirrored(topic, 2)
+    lab.source.admin.create_partitions([NewPartitions(topic, 5)])[topic].result(20)
+    until(lambda: lab.mirror(topic)["num_partitions"] == 5, 20, "partitions were added")
+    produce(lab.source, topic, 1_000, 5)
+    lab.wait_mirrored(topic, 5)
+    assert lab.compare(topic, 5) == 1_100
