@@ -145,6 +145,7 @@ class RandomLog:
     def _watermarks(self, partition: int) -> tuple[int, int]:
         where = TopicPartition(self._topic, partition)
         admin = self._cluster.admin
-        found = [admin.list_offsets({where: spec})[where] for spec in (EarliestSpec(), LatestSpec())]
+        specs = EarliestSpec(), LatestSpec()  # type: ignore[no-untyped-call]  # the library's
+        found = [admin.list_offsets({where: spec})[where] for spec in specs]
         low, high = (each.result(CLIENT_TIMEOUT_S).offset for each in found)
         return low, high
