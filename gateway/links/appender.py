@@ -1,7 +1,8 @@
 """Appends to the brokers of a link's destination: one loop per broker, one request at a time.
 
-One batch per partition in a request, many partitions in each. A request that did not end well leaves its
-partitions in doubt; `log_check` looks at their logs before anything is sent again.
+One batch per partition in a request, many partitions in each; those whose replicas are slow have a loop of
+their own. A request that did not end well leaves its partitions in doubt; `log_check` looks at their logs
+before anything is sent again.
 """
 
 import asyncio
@@ -25,7 +26,13 @@ from gateway.upstreams.connection import BrokerConnection
 from protocol.replication import ProduceTopic
 
 REQUEST_BYTES: Final = 8 << 20
-PRODUCE_TIMEOUT_MS: Final = 10_000
+# A broker answers when all partitions of a request are replicated, or at the timeout, which names those that
+# are not. They then have a connection of their own for a while, and the patience that they need.
+PRODUCE_TIMEOUT_MS: Final = 2_000
+SLOW_TIMEOUT_MS: Final = 10_000
+SLOW_FOR_S: Final = 60.0
+# REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS, NOT_ENOUGH_REPLICAS_AFTER_APPEND.
+SLOW: Final = frozenset({7, 19, 20})
 # A request that was under way when its connection was lost may still sit in the broker's queue.
 LOSS_DELAY_S: Final = 1.0
 NONE: Final = 0
@@ -51,13 +58,25 @@ class Appender:
         self._filler_key = filler_key
 
     async def run(self, node_id: int) -> None:
-        """Append at one destination broker until cancelled."""
+        """Append at one destination broker until cancelled, where replicas keep up."""
+        await self._run(node_id, slow=False)
+
+    async def run_slow(self, node_id: int) -> None:
+        """The same for partitions whose replicas do not keep up."""
+        await self._run(node_id, slow=True)
+
+    async def _run(self, node_id: int, *, slow: bool) -> None:
         connection: BrokerConnection | None = None
         failures = 0
         turn = 0
         try:
             while True:
-                ready = [p for p in self._board.by_destination.get(node_id, ()) if p.appendable]
+                now = time.monotonic()
+                ready = [
+                    p
+                    for p in self._board.by_destination.get(node_id, ())
+                    if p.appendable and (p.slow_until > now) is slow
+                ]
                 if not ready:
                     await wait_for(self._board.wake_append[node_id], METADATA_INTERVAL_S)
                     continue
@@ -66,7 +85,8 @@ class Appender:
                 try:
                     if connection is None or connection.closed:
                         connection = await self._destination.connect(node_id, linger_zero=True)
-                    await self._append(connection, ready[turn:] + ready[:turn])
+                    timeout_ms = SLOW_TIMEOUT_MS if slow else PRODUCE_TIMEOUT_MS
+                    await self._append(connection, ready[turn:] + ready[:turn], timeout_ms)
                     failures = 0
                 except TRANSPORT_ERRORS as error:
                     self._board.log.warning("append_failed", node_id=node_id, error=str(error))
@@ -78,7 +98,9 @@ class Appender:
         finally:
             drop(connection)
 
-    async def _append(self, connection: BrokerConnection, ready: list[MirrorPartition]) -> None:
+    async def _append(
+        self, connection: BrokerConnection, ready: list[MirrorPartition], timeout_ms: int
+    ) -> None:
         topics: dict[str, ProduceTopic] = {}
         sent: list[MirrorPartition] = []
         size = 0
@@ -97,7 +119,7 @@ class Appender:
             answers = await produce(
                 connection,
                 list(topics.values()),
-                timeout_ms=PRODUCE_TIMEOUT_MS,
+                timeout_ms=timeout_ms,
                 timeout_s=REQUEST_TIMEOUT_S,
             )
         except BaseException:
@@ -148,6 +170,8 @@ class Appender:
             )
             return
         self._board.log.info("append_refused", topic=p.name[0], partition=p.index, code=code, message=message)
+        if code in SLOW:
+            p.slow_until = time.monotonic() + SLOW_FOR_S
         p.refusals += 1
         p.doubt(time.monotonic() + backoff_s(p.refusals))
         self._board.wake_metadata.set()

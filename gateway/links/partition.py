@@ -129,6 +129,8 @@ class MirrorPartition:
     merge_halvings: int = 0
     # Appends, and looks at the log, that were refused in a row.
     refusals: int = 0
+    # Until when its replicas are taken for slow.
+    slow_until: float = 0.0
     failed_looks: int = 0
     # Last stable offset of the source; None before the first answer.
     source_end: int | None = None

@@ -137,6 +137,7 @@ class Replicator:
         for node_id in self._board.by_destination.keys() - self._appending:
             self._appending.add(node_id)
             self._spawn(self._appender.run, node_id, "append at broker")
+            self._spawn(self._appender.run_slow, node_id, "append slowly at broker")
             self._spawn(self._log_check.run, node_id, "look at logs of broker")
 
     def _spawn(self, loop: Callable[[int], Awaitable[None]], node_id: int, what: str) -> None:

@@ -400,3 +400,35 @@ async def test_whatever_goes_wrong_leaves_a_doubt_behind(monkeypatch: pytest.Mon
         assert isinstance(task.exception(), ZeroDivisionError)
         assert (p.phase, p.sending) == (Phase.DOUBT, None)
         await lab.destination.wait_for_connections(0)
+
+
+async def test_a_slow_replica_holds_up_only_its_own_partition(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch, RETRY_DELAY_S=0.01, BACKOFF_S=(0.01,))
+    async with link_lab() as lab:
+        lab.mirror(partitions=2)
+        slow, quick = ready(lab, 1), ready(lab, 1, index=1)
+        lab.log().produce_errors.append(7)
+        appender = Appender(lab.board, lab.to_destination, KEY)
+        lab.tasks.spawn(appender.run(1), name="append")
+        lab.tasks.spawn(appender.run_slow(1), name="append slowly")
+        await until(lambda: slow.phase is Phase.DOUBT and quick.position == 1)
+        slow.trust(0)
+        asked, release = asyncio.Event(), asyncio.Event()
+
+        async def hold(*_: Any) -> None:
+            asked.set()
+            await release.wait()
+
+        lab.destination.fault(ApiKey.PRODUCE, hold)
+        slow.enqueue(batch(0))
+        lab.board.wake_append[1].set()
+        await asked.wait()
+        timeouts = [request.timeout.total_seconds() for request in produced(lab)]
+        assert timeouts == [2, 10]
+        for offset in (1, 2):
+            quick.enqueue(batch(offset))
+            lab.board.wake_append[1].set()
+            await until(lambda offset=offset: quick.position == offset + 1)  # type: ignore[misc]
+        assert slow.position == 0
+        release.set()
+        await until(lambda: slow.position == 1)
