@@ -145,10 +145,11 @@ class Fetcher:
             self._board.wake_append[p.destination_leader].set()
 
     def _queue(self, p: MirrorPartition, answer: FetchedPartition) -> None:
-        aborted = AbortedTransactions(answer.aborted_transactions)
+        spans = answer.aborted_transactions
+        aborted = AbortedTransactions(spans) if spans else None
         for batch in read_batches(_unpinned(answer.records)):
             # In every response from its beginning on, also what precedes the offset that was asked for.
-            is_aborted = aborted.include(batch)
+            is_aborted = aborted is not None and aborted.include(batch)
             if batch.next_offset <= p.fetch_offset:
                 continue
             if p.stop_offset is not None and batch.base_offset >= p.stop_offset:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from gateway.links.board import TRANSPORT_ERRORS, Board, wait_for
+from gateway.links.errors import LinkError
 from gateway.links.mirror_notes import Note, payloads_of
 from gateway.links.partition import MirrorPartition, Phase
 from gateway.state.records import FillerPayload
@@ -43,7 +44,7 @@ class LogStarts:
                     self._asked = time.monotonic()
                     await self._ask()
                 await self._delete()
-            except TRANSPORT_ERRORS as error:
+            except (LinkError, *TRANSPORT_ERRORS) as error:
                 self._board.log.warning("log_starts_not_followed", error=str(error))
             await wait_for(self._board.wake_notes, INTERVAL_S)
 
@@ -92,7 +93,12 @@ class LogStarts:
             if p.destination_start < p.log_start <= p.position and p.destination_leader is not None:
                 by_leader[p.destination_leader][p.name] = p.log_start
         for leader, offsets in by_leader.items():
-            starts = await delete_records(self._destination, leader, offsets)
+            try:
+                starts = await delete_records(self._destination, leader, offsets)
+            except TRANSPORT_ERRORS as error:
+                # What one broker or partition refuses, for a moment, does not hold up the others.
+                self._board.log.warning("records_not_deleted", node_id=leader, error=str(error))
+                continue
             for (name, index), start in starts.items():
                 mirror = self._board.mirrors.get(name)
                 if mirror is not None and index < len(mirror.partitions):

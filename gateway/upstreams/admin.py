@@ -144,7 +144,10 @@ async def epoch_ends(
 async def delete_records(
     cluster: Cluster, node_id: int, offsets: Mapping[TopicPartition, int], *, timeout_s: float = 30
 ) -> dict[TopicPartition, int]:
-    """Deletes what is below these offsets, at the leader `node_id`; the offsets at which the logs begin."""
+    """Deletes what is below these offsets, at the leader `node_id`; the offsets at which the logs begin.
+
+    Partitions whose deletion is refused are left out; KafkaError if all are.
+    """
 
     def message(connection: BrokerConnection) -> Any:
         request = request_class(ApiKey.DELETE_RECORDS, connection.pick_version(ApiKey.DELETE_RECORDS, 0, 2))
@@ -160,11 +163,16 @@ async def delete_records(
         message, node_id=node_id, timeout_s=timeout_s + _BROKER_MARGIN_S, idempotent=True
     )
     starts: dict[TopicPartition, int] = {}
+    refusal: KafkaError | None = None
     for topic in response.topics:
         for partition in topic.partitions:
             where = f"DeleteRecords of {topic.name}-{partition.partition_index} at broker {node_id}"
-            _raise_for(partition.error_code, where)
-            starts[topic.name, int(partition.partition_index)] = int(partition.low_watermark)
+            if partition.error_code == ErrorCode.none:
+                starts[topic.name, int(partition.partition_index)] = int(partition.low_watermark)
+            else:
+                refusal = KafkaError(partition.error_code, where)
+    if refusal is not None and not starts:
+        raise refusal
     return starts
 
 

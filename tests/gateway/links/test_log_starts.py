@@ -5,6 +5,7 @@ import pytest
 from gateway.links.log_starts import LogStarts
 from gateway.state.records import MirrorStatus
 from protocol.api_keys import ApiKey
+from protocol.headers import RequestHeader
 from tests.gateway.links.lab import KEY, LinkLab, contents, hurry, link_lab, until
 
 
@@ -109,3 +110,27 @@ async def test_nobody_works_on_what_is_not_running(monkeypatch: pytest.MonkeyPat
         await until(lambda: True)
         assert not deletions(lab)
         assert not lab.events.told
+
+
+async def test_a_partition_whose_deletion_is_refused_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    quick(monkeypatch)
+    async with link_lab() as lab:
+        here = lab.mirror(partitions=2)
+        for log in here:
+            log.write(5)
+        lab.run()
+        await lab.mirrored()
+        usual = lab.destination.usual
+
+        def refuse(header: RequestHeader, request: object) -> object:
+            lab.log().leader = 9
+            answer = usual(header, request)
+            lab.log().leader = 1
+            return answer
+
+        lab.destination.fault(ApiKey.DELETE_RECORDS, *[refuse] * 5)
+        here[0].start = here[1].start = 3
+        await until(lambda: lab.log(index=1).start == 3)
+        await until(lambda: lab.log().start == 3)
