@@ -76,7 +76,7 @@ async def test_it_waits_and_is_woken() -> None:
         assert not produced(lab)
         p.enqueue(batch(0))
         lab.board.wake_append[1].set()
-        await until(lambda: p.position == 1, 1)
+        await until(lambda: p.position == 1, 4)
         assert lab.board.wake_fetch[1].is_set(), "there is room for more"
 
 
