@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.cimpl import KafkaException
 
 from compose.gateway_process import GatewayProcess
@@ -369,3 +369,9 @@ def produce(
                 producer.poll(0)
         assert producer.flush(120) == 0
         assert not failures, failures[:3]
+
+
+def delete_records(cluster: KafkaCluster, topic: str, offset: int, partition: int = 0) -> None:
+    """DeleteRecords up to this offset."""
+    where = TopicPartition(topic, partition, offset)
+    cluster.admin.delete_records([where])[where].result(20)

@@ -13,7 +13,7 @@ from confluent_kafka.cimpl import NewPartitions
 
 from compose.kafka import KafkaCluster
 from tests.conftest import Clusters
-from tests.e2e.link_lab import CODECS, LinkLab, produce, until
+from tests.e2e.link_lab import CODECS, LinkLab, delete_records, produce, until
 
 Name = Callable[[], str]
 
@@ -120,12 +120,6 @@ def test_nothing_beyond_an_open_transaction(lab: LinkLab, unique_name: Name) -> 
     lab.wait_mirrored(topic, 1)
     assert raw.high_watermark(topic, 0) == 111
     assert lab.compare(topic, 1) == 110
-
-
-def delete_records(cluster: KafkaCluster, topic: str, offset: int, partition: int = 0) -> None:
-    """DeleteRecords up to this offset."""
-    where = TopicPartition(topic, partition, offset)
-    cluster.admin.delete_records([where])[where].result(20)
 
 
 def test_append_time(lab: LinkLab, unique_name: Name) -> None:
