@@ -27,6 +27,7 @@ QUICK = {
 }
 # So that a broker forgets a producer of old records all the time.
 FORGETFUL = {**QUICK, "producer.id.expiration.check.interval.ms": "2000"}
+PAUSED = "paused "
 KINDS = ("destination gateway", "source gateway", "destination broker", "source broker")
 
 
@@ -39,7 +40,17 @@ def fragile(request: pytest.FixtureRequest, own_cluster: Clusters) -> Iterator[L
 
 
 def strike(lab: LinkLab, kind: str) -> None:
-    """SIGKILL one process, and start it again after a moment."""
+    """SIGKILL one process, and start it again after a moment; or SIGSTOP it past a broker's checks."""
+    if kind.startswith(PAUSED):
+        kind = kind.removeprefix(PAUSED)
+        gateway = lab.destination_gateway if kind.startswith("destination") else lab.source_gateway
+        cluster = lab.destination if kind.startswith("destination") else lab.source
+        paused = gateway if kind.endswith("gateway") else random.choice(cluster.nodes)
+        assert paused is not None
+        paused.pause()
+        time.sleep(4)
+        paused.resume()
+        return
     if kind.endswith("gateway"):
         gateway = lab.destination_gateway if kind.startswith("destination") else lab.source_gateway
         assert gateway is not None
@@ -162,7 +173,8 @@ def run_random_log(lab: LinkLab, topic: str, kinds: list[str], *, seconds: float
 def test_a_random_log_while_everything_is_killed(
     fragile: LinkLab, unique_name: Callable[[], str], age_s: float
 ) -> None:
-    kinds = list(KINDS)
+    pauses = ["destination broker", "destination gateway"] if age_s else []
+    kinds = [*KINDS, *(PAUSED + kind for kind in pauses)]
     random.shuffle(kinds)
     run_random_log(fragile, unique_name(), kinds, seconds=10, age_s=age_s)
 
@@ -171,7 +183,9 @@ def test_a_random_log_while_everything_is_killed(
 @pytest.mark.parametrize("age_s", [0, THREE_DAYS_S], ids=["fresh", "three days old"])
 def test_random_logs_for_long(fragile: LinkLab, unique_name: Callable[[], str], age_s: float) -> None:
     for _ in range(5):
-        run_random_log(fragile, unique_name(), list(KINDS) * 3, seconds=60, age_s=age_s)
+        kinds = [*KINDS, *(PAUSED + kind for kind in KINDS)]
+        random.shuffle(kinds)
+        run_random_log(fragile, unique_name(), kinds, seconds=60, age_s=age_s)
 
 
 @pytest.mark.soak
