@@ -116,6 +116,11 @@ def test_nothing_beyond_an_open_transaction(lab: LinkLab, unique_name: Name) -> 
     raw = lab.raw(lab.destination, topic, 0)
     assert raw.high_watermark(topic, 0) == 50
     assert lab.mirror(topic)["mirror_lags"][0]["lag"] == 0, "against the last stable offset"
+    until(lambda: lab.mirror(topic)["open_transactions"], 30, "the producer is named")
+    (found,) = lab.mirror(topic)["open_transactions"]
+    assert (found["partition"], found["start_offset"]) == (0, 50)
+    assert found["producer_id"] >= 0
+    assert found["waiting_ms"] >= 10_000
     producer.commit_transaction(30)
     lab.wait_mirrored(topic, 1)
     assert raw.high_watermark(topic, 0) == 111
