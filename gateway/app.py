@@ -30,6 +30,7 @@ from gateway.links.attach import ServeBound
 from gateway.links.link import Links, LinkServices
 from gateway.links.mirror_topics import MirrorTopics
 from gateway.listeners.admission import Admission
+from gateway.listeners.certificate_names import uncovered
 from gateway.listeners.descriptors import allow_descriptors
 from gateway.listeners.endpoints import Endpoint, Endpoints, bind
 from gateway.listeners.listener import Listener
@@ -246,6 +247,10 @@ class App:
 
     def _listener(self, section: ListenerConfig) -> Listener:
         endpoints = Endpoints(section, self._config.cluster.host_label)
+        if section.tls is not None:
+            lacking = uncovered(section.tls.certificate_file, endpoints.advertised_hosts)
+            if lacking:
+                log.warning("listener.certificate_lacks_names", listener=section.name, names=lacking[:5])
         services = SessionServices(
             listener=section.name,
             authentication=section.authentication,

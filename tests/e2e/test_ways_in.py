@@ -27,6 +27,7 @@ from tests.e2e.java_clients import Java
 from tests.e2e.raw_client import Closed, RawClient, batch, make, produce
 from tests.e2e.relay import Relay
 from tests.e2e.workload import Consuming, Producing, eventually
+from tests.gateway.upstreams.test_dialer import black_hole
 
 Names = Callable[[], str]
 FreePorts = Callable[[int], range]
@@ -237,6 +238,23 @@ def test_clients_that_know_only_broker_ports_wait_for_gateway_and_cluster(
         producing.stop()
         consuming.has(producing.delivered)
     assert not producing.failed
+
+
+# --- bootstrap servers -------------------------------------------------------------------------------------
+
+
+def test_dead_and_silent_bootstrap_servers(
+    kafka_430: KafkaCluster, own_front: Fronts, free_ports: FreePorts, unique_name: Names
+) -> None:
+    topic = unique_name()
+    kafka_430.create_topic(topic)
+    with black_hole() as silent:
+        before = [f"127.0.0.1:{free_ports(1)[0]}", f"127.0.0.1:{silent}"]
+        cluster = kafka_430.gateway_config()
+        cluster["bootstrap_servers"] = [*before, *cluster["bootstrap_servers"], "no-such-host.invalid:9092"]
+        front = own_front(kafka_430, ways=("sasl",), config={"cluster": cluster})
+        assert sends(front, topic)
+        assert sends(front, topic, 1)
 
 
 # --- another cluster ---------------------------------------------------------------------------------------
