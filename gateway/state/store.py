@@ -21,6 +21,7 @@ from kio.schema.errors import ErrorCode
 
 from gateway.state.kafka_client import ClusterError, KafkaClient, error_text, finish_starting, stop_consumer
 from gateway.state.records import ClusterRecord, Delete, Record, State, StateFormatError, encode_change
+from gateway.state.shared_answer import SharedAnswer
 from gateway.state.table import Table
 from gateway.state.topic import StateTopic
 from gateway.state.transaction import Transaction
@@ -102,6 +103,8 @@ class Store:
         self._check_interval_s = check_interval_s
         self._tasks = Tasks("state")
         self._writing = asyncio.Lock()
+        # Clients that produce to topics that nobody knows cause any number of these questions.
+        self._end_now = SharedAnswer(self._ask_end, self._tasks)
         self._subscribers: list[Callable[[State], None]] = []
         self._topic_id: UUID | None = None
         self._state = State()
@@ -177,7 +180,7 @@ class Store:
         asked_at = time.monotonic()
         try:
             async with asyncio.timeout(self._read_timeout_s):
-                await self._reach(await self._ask_end())
+                await self._reach(await self._end_now.get())
         except TimeoutError:
             raise StateUnavailable(
                 f"topic {self._topic.name} could not be read to its end within {self._read_timeout_s:g} s:"
