@@ -25,12 +25,14 @@ from gateway import observe
 from gateway.admin.http_protocol import CertificateProtocol
 from gateway.admin.rest import build_api
 from gateway.admin.users import UserService
+from gateway.byte_budget import ByteBudget
 from gateway.config import Config, ListenerConfig, ProxyProtocol
 from gateway.links.attach import ServeBound
 from gateway.links.link import Links, LinkServices
 from gateway.links.mirror_topics import MirrorTopics
 from gateway.listeners.admission import Admission
 from gateway.listeners.certificate_names import uncovered
+from gateway.listeners.complaints import Complaints
 from gateway.listeners.descriptors import allow_descriptors
 from gateway.listeners.endpoints import Endpoint, Endpoints, bind
 from gateway.listeners.listener import Listener
@@ -117,6 +119,10 @@ class App:
         )
         self._versions = VersionCache(self._cluster)
         self._admission = Admission(config.limits)
+        self._complaints = Complaints()
+        self._budget = ByteBudget(config.limits.max_buffered_bytes, on_full=self._buffers_are_full)
+        observe.buffered_bytes.set_function(lambda: self._budget.used_bytes)
+        observe.sessions_held_back.set_function(lambda: self._budget.waiting)
         self._listeners = [self._listener(section) for section in config.listeners]
         self._tasks = Tasks("gateway")
         self._stopping = asyncio.Event()
@@ -276,10 +282,21 @@ class App:
             make_session,
             limits=self._config.limits,
             admission=self._admission,
+            budget=self._budget,
             max_connections=section.max_connections,
             ssl_context=None if section.tls is None else server_context(section.tls),
             proxies=section.proxy_protocol_from if section.proxy_protocol is ProxyProtocol.REQUIRED else None,
             server_names=endpoints.server_names,
+        )
+
+    def _buffers_are_full(self) -> None:
+        observe.hold_backs.inc()
+        self._complaints.say(
+            log.warning,
+            "gateway.buffers_full",
+            limit_bytes=self._budget.limit_bytes,
+            held_bytes=self._budget.used_bytes,
+            sessions_held_back=self._budget.waiting,
         )
 
     def _reserved_ids(self) -> frozenset[UUID]:

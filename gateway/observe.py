@@ -39,6 +39,21 @@ connections_refused = Counter(
 disconnects = Counter(
     "causeway_disconnects", "Client connections ended, by cause.", ["listener", "cause"], registry=registry
 )
+buffered_bytes = Gauge(
+    "causeway_buffered_bytes",
+    "Bytes of requests and responses held for clients, small ones aside.",
+    registry=registry,
+)
+sessions_held_back = Gauge(
+    "causeway_sessions_held_back",
+    "Client sessions not read from now, because limits.max_buffered_bytes is reached.",
+    registry=registry,
+)
+hold_backs = Counter(
+    "causeway_hold_backs",
+    "Times that a client session was not read from, because limits.max_buffered_bytes was reached.",
+    registry=registry,
+)
 requests = Counter(
     "causeway_requests", "Client requests by API and version.", ["api", "version"], registry=registry
 )

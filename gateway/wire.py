@@ -14,8 +14,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, cast
 
+from gateway.byte_budget import SMALL_BYTES, Account
 from protocol.errors import DecodeError
-from protocol.framing import FrameDecoder, frame_size_prefix
+from protocol.framing import FrameDecoder, always, frame_size_prefix
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 
@@ -78,6 +79,11 @@ class FrameConnection(asyncio.BufferedProtocol):
         self._queued_bytes = 0
         self._undecoded_bytes = 0
         self._reading_paused = False
+        self._account: Account | None = None
+        self._in_hand_bytes = 0
+        self._counted_bytes = 0
+        self._held_back = False
+        self._wants_more = True
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._read_waiter: asyncio.Future[None] | None = None
@@ -146,6 +152,8 @@ class FrameConnection(asyncio.BufferedProtocol):
 
     def next_frame(self) -> bytearray | None:
         """The next frame if there is one; raises as `read_frame` once all frames before the end are taken."""
+        if self._in_hand_bytes:
+            self.put_down()
         if not self._frames:
             if self._broken is not None:
                 raise self._broken
@@ -154,6 +162,10 @@ class FrameConnection(asyncio.BufferedProtocol):
             return None
         frame = self._frames.popleft()
         self._queued_bytes -= len(frame)
+        if self._counted_bytes:
+            # Not in the queue any more, but here until its owner is done with it.
+            self._in_hand_bytes = len(frame)
+            self._count_held()
         self._decode_queued()
         return frame
 
@@ -171,7 +183,8 @@ class FrameConnection(asyncio.BufferedProtocol):
             self._undecoded_bytes -= len(frame) + 4
             self._queued_bytes += len(frame)
             self._frames.append(frame)
-        self._control_reading(wanted=has_room and self._broken is None)
+        self._wants_more = has_room and self._broken is None
+        self._control_reading(wanted=self._wants_more and not self._held_back)
 
     def _has_room(self) -> bool:
         return len(self._frames) < self._max_queued_frames and self._queued_bytes < self._max_queued_bytes
@@ -186,6 +199,56 @@ class FrameConnection(asyncio.BufferedProtocol):
         elif not wanted and not self._reading_paused:
             self._reading_paused = True
             transport.pause_reading()
+
+    # --- what this connection holds of the budget of all --------------------------------------------------
+
+    def charge_to(self, account: Account | None) -> None:
+        """From now on what is held here counts in that account; with None it counts nowhere."""
+        if self._account is not None:
+            self._count(0)
+            self._account.leave(self)
+            self.hold_back(False)
+        self._account = account
+        # None at the end: a connection must not hold itself through its decoder.
+        self._decoder.may_allocate = always if account is None else self._may_allocate
+        if account is not None:
+            self._count_held()
+
+    @property
+    def account(self) -> Account | None:
+        """Where what is held here counts."""
+        return self._account
+
+    def put_down(self) -> None:
+        """Tells that the frame taken last is not held any more; so does taking the next."""
+        if self._in_hand_bytes:
+            self._in_hand_bytes = 0
+            self._count_held()
+
+    def hold_back(self, held_back: bool) -> None:
+        """Stops reading, or lets it go on as far as the queue has room."""
+        self._held_back = held_back
+        self._control_reading(wanted=self._wants_more and not held_back)
+
+    def _may_allocate(self, size: int) -> bool:
+        if self._account is not None and not self._account.has_room(size):
+            return False
+        # At once: others ask before the first bytes are counted.
+        self._count(self._counted_bytes + size)
+        return True
+
+    def _count_held(self) -> None:
+        unfinished = max(self._undecoded_bytes, self._decoder.large_bytes)
+        held = self._in_hand_bytes + unfinished + self._queued_bytes
+        if self.writing_paused and self._transport is not None:
+            held += self._transport.get_write_buffer_size()
+        self._count(held if held > SMALL_BYTES else 0)
+
+    def _count(self, held: int) -> None:
+        delta = held - self._counted_bytes
+        if delta and self._account is not None:
+            self._counted_bytes = held
+            self._account.change(self, delta)
 
     def _wake_reader(self) -> None:
         if self._read_waiter is not None and not self._read_waiter.done():
@@ -206,7 +269,12 @@ class FrameConnection(asyncio.BufferedProtocol):
         prefix = frame_size_prefix(size)
         if size < _JOIN_BELOW_BYTES:
             transport.write(b"".join((prefix, *parts)))
-            return
+        else:
+            self._write_large(transport, prefix, parts)
+        if self.writing_paused:
+            self._count_held()
+
+    def _write_large(self, transport: asyncio.Transport, prefix: bytes, parts: tuple[BytesLike, ...]) -> None:
         buffers: list[BytesLike] = []
         small: list[BytesLike] = [prefix]
         for part in parts:
@@ -252,7 +320,7 @@ class FrameConnection(asyncio.BufferedProtocol):
 
     def close(self) -> None:
         """Sends what was written, then closes; aborts if that takes longer than `close_timeout_s`."""
-        self._frames.clear()
+        self._drop_received()
         self._finish(ConnectionClosed("closed by us"))
         transport = self._transport
         if transport is None or self._lost.is_set() or self._abort_timer is not None:
@@ -262,7 +330,7 @@ class FrameConnection(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Closes at once; what was not sent is dropped."""
-        self._frames.clear()
+        self._drop_received()
         self._finish(ConnectionClosed("aborted by us"))
         if self._transport is not None and not self._lost.is_set():
             self._transport.abort()
@@ -271,6 +339,12 @@ class FrameConnection(asyncio.BufferedProtocol):
         """Returns when the transport is gone; after `close` that is at most `close_timeout_s` away."""
         if self._transport is not None:
             await self._lost.wait()
+
+    def _drop_received(self) -> None:
+        self._frames.clear()
+        self._in_hand_bytes = self._undecoded_bytes = self._queued_bytes = 0
+        if self._counted_bytes:
+            self._count(0)
 
     def _finish(self, end: ConnectionClosed) -> None:
         if self._end is not None:
@@ -310,6 +384,8 @@ class FrameConnection(asyncio.BufferedProtocol):
         self._undecoded_bytes += nbytes
         self._decoder.buffer_updated(nbytes)
         self._decode_queued()
+        if self._undecoded_bytes + self._queued_bytes > SMALL_BYTES:
+            self._count_held()
         if self._frames or self._broken is not None:
             self._wake_reader()
 
@@ -320,6 +396,7 @@ class FrameConnection(asyncio.BufferedProtocol):
         if self._abort_timer is not None:
             self._abort_timer.cancel()
         self._lost.set()
+        self.charge_to(None)
         self._finish(ConnectionClosed(self._how(f"lost: {exc!r}" if exc else "lost"), exc))
 
     def pause_writing(self) -> None:
@@ -328,6 +405,8 @@ class FrameConnection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self.writing_paused = False
+        if self._counted_bytes:
+            self._count_held()
         self._wake_writers()
         if self.on_writable is not None:
             self.on_writable()

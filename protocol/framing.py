@@ -9,6 +9,7 @@ unless the peer is trusted with its announcements.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 from protocol.errors import DecodeError, FrameTooLarge
 from protocol.foreign import foreign_protocol
@@ -27,13 +28,15 @@ _LARGE_FRAME_BYTES = 32 << 10
 class FrameDecoder:
     """Cuts a byte stream into frames. After an error it stays broken and drops what still comes.
 
-    `max_frame_bytes` and `trusts_sizes` may be changed at any time.
+    `max_frame_bytes` and `trusts_sizes` may be changed at any time, and so may `may_allocate`, which is asked
+    before a trusted size is believed.
     """
 
     def __init__(self, max_frame_bytes: int, *, trusts_sizes: bool = False) -> None:
         self.max_frame_bytes = max_frame_bytes
         # A frame that is allocated whole is never moved: a third less work for frames of megabytes.
         self.trusts_sizes = trusts_sizes
+        self.may_allocate: Callable[[int], bool] = always
         self._buffer = bytearray(_FIRST_BUFFER_BYTES)
         self._read_at = 0
         self._write_at = 0
@@ -41,6 +44,11 @@ class FrameDecoder:
         self._large_size = 0
         self._large_filled = 0
         self._error: DecodeError | None = None
+
+    @property
+    def large_bytes(self) -> int:
+        """What an unfinished large frame takes of memory, which may be more than has arrived of it."""
+        return 0 if self._large is None else len(self._large)
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take bytes of any number, at any split."""
@@ -131,9 +139,15 @@ class FrameDecoder:
     def _begin_large(self, start: int, size: int) -> None:
         self._large_size = size
         self._large_filled = filled = self._write_at - start
-        self._large = bytearray(size if self.trusts_sizes else max(filled, _LARGE_FRAME_BYTES))
+        whole = self.trusts_sizes and self.may_allocate(size)
+        self._large = bytearray(size if whole else max(filled, _LARGE_FRAME_BYTES))
         self._large[:filled] = self._buffer[start : self._write_at]
         self._read_at = self._write_at = 0
+
+
+def always(_size: int) -> bool:
+    """Every size may be allocated."""
+    return True
 
 
 def frame_size_prefix(length: int) -> bytes:

@@ -20,6 +20,7 @@ class LimitsConfig(Section):
     max_decoded_request_bytes: _FrameBytes = 1_048_576
     max_in_flight: Count = 64
     max_in_flight_bytes: Count = 16_777_216
+    max_buffered_bytes: Count = 536_870_912
     max_connections: Count = 10_000
     max_connections_per_ip: Count = 5_000
     connections_per_second_per_ip: Count | None = None

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import structlog
 
 from gateway import observe
+from gateway.byte_budget import ByteBudget
 from gateway.config import LimitsConfig
 from gateway.listeners.admission import Admission, Refusal
 from gateway.listeners.complaints import Complaints
@@ -50,7 +52,7 @@ class ListenerSession(Protocol):
 class Listener:
     """One listener of the configuration: several ports, one TLS context.
 
-    `admission` is shared with the other listeners; `max_connections` is a limit of this one alone.
+    `admission` and `budget` are shared with the other listeners; `max_connections` is of this one alone.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Listener:
         limits: LimitsConfig,
         admission: Admission | None = None,
         max_connections: int | None = None,
+        budget: ByteBudget | None = None,
         ssl_context: ssl.SSLContext | None = None,
         proxies: Sequence[Network] | None = None,
         server_names: Mapping[str, int | None] | None = None,
@@ -80,9 +83,11 @@ class Listener:
         )
         self._admission = Admission(limits) if admission is None else admission
         self._max_connections = max_connections
+        self._budget = budget
         self._acceptors = Tasks(f"listener {name}")
         self._connections = Tasks(f"connections of {name}")
         self._sockets: list[socket.socket] = []
+        self._entering: set[asyncio.Task[None]] = set()
         self._sessions: dict[ListenerSession, tuple[FrameConnection, Watch]] = {}
         self._complaints = Complaints()
         self._log = log.bind(listener=name)
@@ -134,8 +139,13 @@ class Listener:
         self._sockets = []
 
     async def drain(self, timeout_s: float) -> None:
-        """Closes the ports, lets sessions finish what is in flight, and ends those that take longer."""
+        """Closes the ports, lets sessions finish what is in flight, and ends those that take longer.
+
+        Connections that are no session yet have nothing in flight: they end at once.
+        """
         await self.stop_accepting()
+        for task in self._entering:
+            task.cancel()
         for session in list(self._sessions):
             await session.drain()
         if not await self._connections.wait(timeout_s):
@@ -167,11 +177,15 @@ class Listener:
             serving = self._connections.spawn(
                 self._serve(accepted, address[0], endpoint.node_id), name=f"{address[0]}:{address[1]}"
             )
-            serving.add_done_callback(self._left)
+            self._entering.add(serving)
+            serving.add_done_callback(functools.partial(self._left, accepted))
 
-    def _left(self, _serving: asyncio.Task[None]) -> None:
-        # A task that is cancelled before its first step runs no `finally`.
+    def _left(self, accepted: socket.socket, serving: asyncio.Task[None]) -> None:
+        # Here and not in a `finally`, which a task that is cancelled before its first step does not come to.
         self._admission.leave(self.name)
+        if serving in self._entering:
+            self._entering.discard(serving)
+            accepted.close()
 
     def _refused(self, refusal: Refusal, client: str) -> None:
         observe.connections_refused.labels(self.name, refusal.limit).inc()
@@ -210,7 +224,10 @@ class Listener:
         except NotEntered as error:
             self._not_entered(error, visitor.host)
             return
+        if self._budget is not None:
+            arrival.wire.charge_to(self._budget.open())
         session = self._make_session(arrival.wire, arrival.node_id)
+        self._entering.discard(cast("asyncio.Task[None]", asyncio.current_task()))
         self._sessions[session] = (arrival.wire, Watch())
         try:
             await session.run()

@@ -153,6 +153,8 @@ class RequestPath:
         rewrite_request_correlation_id(frame, correlation_id)
         if decision.expects_reply:
             self.in_flight.add_forwarded(correlation_id, header, len(frame), decision.finish)
+        # From here on it counts as what the broker has not taken.
+        self._wire.put_down()
         upstream.write_frame(frame)
 
     def reply(self, header: RequestHeader, body: bytes) -> None:
@@ -201,6 +203,7 @@ class RequestPath:
                 rewrite_response_correlation_id(frame, entry.header.correlation_id)
                 finish = entry.context
                 in_flight.complete(entry, (frame,) if finish is None else finish(frame))
+                upstream.put_down()
                 self._write_ready()
         except Exception as error:  # noqa: BLE001 - handed to the owner, who knows all of them
             on_end, self._on_upstream_end = self._on_upstream_end, None

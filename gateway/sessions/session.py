@@ -173,6 +173,7 @@ class Session:
         cause, reason = self._end or ("error", "internal error")
         if self._after is not None:
             cause = "handed_over"
+            self._wire.charge_to(None)
             self._after()
         else:
             self._change(SessionEvent.CLOSE)
@@ -336,7 +337,9 @@ class Session:
     async def _dial(self) -> FrameConnection:
         with observe.upstream_dial_seconds.time():
             connection = await self._services.cluster.connect(self._node_id)
-        return connection.detach()
+        wire = connection.detach()
+        wire.charge_to(self._wire.account)
+        return wire
 
     def _upstream_ended(self, error: Exception) -> None:
         if isinstance(error, ConnectionClosed):

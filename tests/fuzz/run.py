@@ -214,7 +214,7 @@ class Fuzz:
         kind = f"{re.sub(r'[0-9]+', 'n', what[0])[:100]} {places[-1:]}"
         if kind in self._known:
             return
-        peer = _PEER.search(str(event.get("task", "")))
+        peer = _PEER.search(f"{event.get('peer')} {event.get('task')}")
         frames = [] if peer is None else self._frames_of(int(peer[1]))
         self._known.add(kind)
         self._found(f"error in the log: {kind}", frames)

@@ -79,7 +79,7 @@ async def test_a_case_that_does_harm_is_seen(monkeypatch: pytest.MonkeyPatch) ->
             async with asyncio.timeout(4):
                 while here.listener.sessions:
                     await asyncio.sleep(0.01)
-        assert "task.failed" in [line["event"] for line in logs]
+        assert "error" in [line["log_level"] for line in logs]
 
 
 def test_a_seed_makes_the_same_changes_every_time() -> None:

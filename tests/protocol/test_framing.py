@@ -308,3 +308,22 @@ def test_a_size_that_is_the_beginning_of_something_else(
     with pytest.raises(FrameTooLarge) as error:
         decoder.next_frame()
     assert error.value.looks_like == name
+
+
+def test_a_trusted_size_is_believed_only_where_there_is_room_for_it() -> None:
+    decoder = FrameDecoder(LIMIT, trusts_sizes=True)
+    asked: list[int] = []
+
+    def may_allocate(size: int) -> bool:
+        asked.append(size)
+        return size < 1 << 20
+
+    decoder.may_allocate = may_allocate
+    for size, allocated in ((1 << 19, 1 << 19), (1 << 21, 32 << 10)):
+        assert decoder.large_bytes == 0
+        decoder.feed(frame_size_prefix(size) + bytes(100))
+        assert decoder.next_frame() is None
+        assert decoder.large_bytes == allocated
+        decoder.feed(bytes(size - 100))
+        assert one(decoder) == bytes(size)
+    assert asked == [1 << 19, 1 << 21]

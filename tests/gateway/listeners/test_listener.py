@@ -5,6 +5,7 @@ import contextlib
 import resource
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from structlog.testing import capture_logs
 
 from certs.make_certs import TestAuthority
 from gateway.config import LimitsConfig, TlsConfig
+from gateway.listeners.admission import Admission
 from gateway.listeners.endpoints import Endpoint
 from gateway.listeners.listener import Listener
 from gateway.tls import server_context
@@ -258,6 +260,50 @@ async def test_draining_closes_the_ports_waits_and_then_aborts() -> None:
         await draining
         await gone(client)
         assert listener.sessions == 0
+
+
+async def test_many_drains_leave_nothing_behind(authority: TestAuthority) -> None:
+    def held() -> tuple[int, int]:
+        return len(list(Path("/proc/self/fd").iterdir())), len(asyncio.all_tasks())
+
+    admission = Admission(LimitsConfig())
+    before = held()
+    for _ in range(15):
+        listener = Listener(
+            "test",
+            (Endpoint("127.0.0.1", 0, None),),
+            Echo,
+            limits=LimitsConfig(),
+            admission=admission,
+            ssl_context=tls_context(authority),
+        )
+        await listener.start()
+        # Some have shaken hands, some are about to, some have said nothing.
+        clients = [await connect(listener, ssl_context=client_side(authority.ca_file)) for _ in range(3)]
+        silent = [await asyncio.open_connection("127.0.0.1", listener.ports[None]) for _ in range(6)]
+        for _, writer in silent[:3]:
+            writer.write(b"\x16\x03\x01")
+        async with asyncio.timeout(5):
+            while len(admission) < 9 or listener.sessions < 3:
+                await asyncio.sleep(0.001)
+        began = time.monotonic()
+        draining = asyncio.get_running_loop().create_task(listener.drain(30))
+        # Those that have no session have nothing to finish.
+        for reader, writer in silent:
+            async with asyncio.timeout(5):
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+        for client in clients:
+            client.close()
+            await client.wait_closed()
+        await draining
+        assert time.monotonic() - began < 10
+        assert (len(admission), listener.sessions) == (0, 0)
+    await asyncio.sleep(0)
+    assert held() == before
 
 
 @pytest.fixture(scope="module")
