@@ -26,13 +26,13 @@ from gateway.admin.http_protocol import CertificateProtocol
 from gateway.admin.rest import build_api
 from gateway.admin.users import UserService
 from gateway.byte_budget import ByteBudget
+from gateway.complaints import Complaints
 from gateway.config import Config, ListenerConfig, ProxyProtocol
 from gateway.links.attach import ServeBound
 from gateway.links.link import Links, LinkServices
 from gateway.links.mirror_topics import MirrorTopics
 from gateway.listeners.admission import Admission
 from gateway.listeners.certificate_names import uncovered
-from gateway.listeners.complaints import Complaints
 from gateway.listeners.descriptors import allow_descriptors
 from gateway.listeners.endpoints import Endpoint, Endpoints, bind
 from gateway.listeners.listener import Listener

@@ -60,6 +60,12 @@ requests = Counter(
 refusals = Counter(
     "causeway_refusals", "Requests, or parts of them, refused here.", ["api", "reason"], registry=registry
 )
+in_flight_full = Counter(
+    "causeway_in_flight_full",
+    "Requests that waited because their connection had as many in flight as it may.",
+    ["listener"],
+    registry=registry,
+)
 request_bytes = Counter(
     "causeway_request_bytes", "Bytes of client requests.", ["listener"], registry=registry
 )

@@ -20,9 +20,9 @@ import structlog
 
 from gateway import observe
 from gateway.byte_budget import ByteBudget
+from gateway.complaints import Complaints
 from gateway.config import LimitsConfig
 from gateway.listeners.admission import Admission, Refusal
-from gateway.listeners.complaints import Complaints
 from gateway.listeners.deadlines import Sample, Watch, interval_s
 from gateway.listeners.endpoints import Endpoint, bind
 from gateway.listeners.entrance import Entrance, Network, NotEntered, Visitor

@@ -80,6 +80,7 @@ class RequestPath:
         on_upstream_end: Callable[[Exception], None],
     ) -> None:
         self.in_flight: InFlight[Finish | None] = InFlight(max_in_flight, max_in_flight_bytes)
+        self._in_flight_full = observe.in_flight_full.labels(listener)
         self._response_bytes = observe.response_bytes.labels(listener)
         self._wire = wire
         self._dial = dial
@@ -113,6 +114,8 @@ class RequestPath:
             await self._wire.drain()
         if self._upstream is not None and self._upstream.writing_paused:
             await self._upstream.drain()
+        if not self.in_flight.has_room(size_bytes):
+            self._in_flight_full.inc()
         while not self.in_flight.has_room(size_bytes):
             await self._wait_for_progress()
 

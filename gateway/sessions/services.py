@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 from uuid import UUID
 
+from gateway.complaints import Complaints
 from gateway.config import Authentication, LimitsConfig
 from gateway.security.credentials import Credentials
 from gateway.security.principals import Principal
@@ -15,6 +16,8 @@ from gateway.sessions.topic_ids import TopicIds
 from gateway.upstreams.connection import BrokerConnection
 from gateway.wire import FrameConnection
 from protocol.reverse import LinkAttachRequest, LinkAttachResponse
+
+_SAID_AT_ONCE: Final = 20
 
 
 class UpstreamCluster(Protocol):
@@ -79,3 +82,5 @@ class SessionServices:
     reserved_ids: Callable[[], frozenset[UUID]] = frozenset
     # False until users, mirrors and fillers are known.
     serving: Callable[[], bool] = lambda: True
+    # Why sessions ended, so many times in some seconds.
+    complaints: Complaints = field(default_factory=lambda: Complaints(burst=_SAID_AT_ONCE))

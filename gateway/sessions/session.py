@@ -109,9 +109,10 @@ class Session:
             self._ended("client_closed", end.reason)
         except SessionRefused as refusal:
             self._ended(refusal.cause, str(refusal))
+        except FrameTooLarge as error:
+            self._ended("frame_too_large" if error.looks_like is None else "not_kafka", str(error))
         except ProtocolError as error:
-            foreign = isinstance(error, FrameTooLarge) and error.looks_like is not None
-            self._ended("not_kafka" if foreign else "protocol_error", str(error))
+            self._ended("protocol_error", str(error))
         except DialError as error:
             observe.upstream_errors.labels(type(error).__name__).inc()
             self._ended("upstream_unreachable", str(error))
@@ -180,7 +181,11 @@ class Session:
             self._wire.close()
         observe.disconnects.labels(self._services.listener, cause).inc()
         quiet = cause in {"client_closed", "drained", "idle", "handed_over"}
-        self._log.log(10 if quiet else 30, "session.ended", cause=cause, reason=reason)
+        if quiet:
+            self._log.debug("session.ended", cause=cause, reason=reason)
+        else:
+            say = self._services.complaints.say
+            say(self._log.warning, "session.ended", cause, cause=cause, reason=reason)
         if self._after is None:
             await self._wire.wait_closed()
 

@@ -16,8 +16,9 @@ from pydantic_core import PydanticUndefined
 
 from certs.make_certs import TestAuthority
 from compose.kafka import ROOT
+from gateway import observe
 from gateway.cli import app
-from gateway.config import Config, check
+from gateway.config import Config, LimitsConfig, check
 from protocol.api_versions import table_markdown
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -71,6 +72,19 @@ def test_every_key_of_the_configuration_is_described_with_its_default() -> None:
         key: default for key, default, _ in _ROW.findall((ROOT / "docs" / "configuration.md").read_text())
     }
     assert described == {path: as_written(field) for path, field in keys(Config)}
+
+
+# --- limits.md -----------------------------------------------------------------------------------------
+
+
+def test_every_limit_is_explained_and_every_metric_named_there_exists() -> None:
+    text = (ROOT / "docs" / "limits.md").read_text()
+    # The one is a part of the rate, the other explained where it is set.
+    elsewhere = {"connection_burst_per_ip", "max_decoded_request_bytes"}
+    assert {name for name in LimitsConfig.model_fields if f"`{name}`" not in text} <= elsewhere
+    families = {family.name: family.type for family in observe.registry.collect()}
+    known = {name + ("_total" if kind == "counter" else "") for name, kind in families.items()}
+    assert set(re.findall(r"`(causeway_[a-z_]+)", text)) <= known
 
 
 # --- protocol.md ---------------------------------------------------------------------------------------

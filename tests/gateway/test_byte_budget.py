@@ -38,6 +38,10 @@ class Wire:
         self.account.change(self, -size)
 
 
+def waits(wire: Wire) -> bool:
+    return wire.held_back
+
+
 class Clock:
     now = 100.0
 
@@ -70,13 +74,13 @@ async def test_above_it_one_has_the_turn_and_the_others_wait_until_there_is_room
     assert not second.held_back
     assert (budget.waiting, len(full)) == (1, 1)
     first.take(1)
-    assert first.held_back
+    assert waits(first)
     second.give()
     assert budget.used_bytes == 11 * MIB
     # Nobody has given enough back: the turn goes to who has waited longest.
     assert [wire.held_back for wire in (first, second, third)] == [True, False, False]
     third.give()
-    assert not first.held_back
+    assert not waits(first)
     first.give()
     assert (budget.used_bytes, budget.waiting) == (0, 0)
 
@@ -105,10 +109,10 @@ async def test_who_waits_is_let_go_on_when_others_give_back_a_part() -> None:
     big.take(8)
     champion.take(3)
     waiting.take(1)
-    assert waiting.held_back
+    assert waits(waiting)
     big.give(6)
     async with asyncio.timeout(2):
-        while waiting.held_back:
+        while waits(waiting):
             await asyncio.sleep(0.01)
 
 
@@ -121,7 +125,7 @@ async def test_a_turn_ends_with_its_session() -> None:
     assert [wire.held_back for wire in (stuck, champion, waiting)] == [False, True, True]
     stuck.give()
     stuck.account.leave(stuck)
-    assert not champion.held_back
+    assert not waits(champion)
 
 
 async def test_who_goes_on_for_ever_gives_the_turn_away_between_two_requests() -> None:
@@ -132,16 +136,16 @@ async def test_who_goes_on_for_ever_gives_the_turn_away_between_two_requests() -
     pinned.take(10)
     busy.take(1)
     waiting.take(1)
-    assert waiting.held_back
+    assert waits(waiting)
     await asyncio.sleep(0.1)
-    assert waiting.held_back
+    assert waits(waiting)
     clock.now += 2
     async with asyncio.timeout(2):
-        while waiting.held_back:
+        while waits(waiting):
             await asyncio.sleep(0.01)
     # Its own turn is over: the next that it takes makes it wait.
     busy.take(1)
-    assert busy.held_back
+    assert waits(busy)
 
 
 async def test_who_leaves_while_waiting_is_forgotten() -> None:
