@@ -10,6 +10,7 @@ bin := .venv/bin
 python := $(bin)/python
 venv := .venv/installed
 jars := $(KAFKA_VERSIONS:%=build/kafka/%/complete)
+streams := build/kafka-streams/$(firstword $(KAFKA_VERSIONS))/complete
 sources := protocol gateway compose certs tests $(wildcard demo bench)
 unit_tests = $(filter-out tests/compose tests/e2e, $(patsubst %/,%,$(wildcard tests/*/)))
 pytest := $(python) -m pytest
@@ -25,7 +26,7 @@ help:
 
 # --- set-up ------------------------------------------------------------------------------------------------
 
-setup: tools $(venv) $(jars) certs
+setup: tools $(venv) $(jars) $(streams) certs
 
 tools:
 	@PYTHON=$(PYTHON) requirements/tools.sh
@@ -42,6 +43,13 @@ build/kafka/%/complete: compose/pom.xml | tools
 	mvn --quiet --batch-mode -f compose/pom.xml -Dkafka.version=$* dependency:copy-dependencies \
 	    -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/build/kafka/$*.part
 	mv build/kafka/$*.part build/kafka/$*
+	@touch $@
+
+build/kafka-streams/%/complete: compose/streams.xml | tools
+	rm -rf build/kafka-streams/$*.part build/kafka-streams/$*
+	mvn --quiet --batch-mode -f compose/streams.xml -Dkafka.version=$* dependency:copy-dependencies \
+	    -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/build/kafka-streams/$*.part
+	mv build/kafka-streams/$*.part build/kafka-streams/$*
 	@touch $@
 
 certs: $(venv)

@@ -24,8 +24,13 @@ _ZOOKEEPER_SESSION_S = 3.0
 _TAKEN = re.compile(r"Address already in use|Socket server failed to bind", re.IGNORECASE)
 
 
-def java_command(version: str, main: str, *arguments: str, options: Sequence[str] = ()) -> list[str]:
-    """The command line of one of Kafka's classes; raises KafkaUnavailable without its jars."""
+def java_command(
+    version: str, main: str, *arguments: str, options: Sequence[str] = (), more_jars: Path | None = None
+) -> list[str]:
+    """The command line of one of Kafka's classes; raises KafkaUnavailable without its jars.
+
+    The jars in `more_jars` come after Kafka's.
+    """
     directory = ROOT / "build" / "kafka" / version
     if not any(directory.glob("kafka_*.jar")):
         raise KafkaUnavailable(f"no jars of Kafka {version}: run `make setup`")
@@ -37,7 +42,7 @@ def java_command(version: str, main: str, *arguments: str, options: Sequence[str
         f"{logger}.showDateTime=true",
         f"{logger}.dateTimeFormat=HH:mm:ss.SSS",
         "-cp",
-        f"{directory}/*",
+        f"{directory}/*" if more_jars is None else f"{directory}/*:{more_jars}/*",
         main,
         *arguments,
     ]

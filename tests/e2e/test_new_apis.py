@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from kio.schema.errors import ErrorCode
 
-from compose.kafka import DEFAULT_VERSION, KafkaCluster
+from compose.kafka import DEFAULT_VERSION, ROOT, KafkaCluster
 from compose.local import FAST_START, java_command
 from compose.settings import properties_text
 from protocol.api_keys import ApiKey
@@ -25,10 +25,12 @@ from tests.e2e.clients import Librdkafka
 from tests.e2e.front import NODE_IDS, Access, Front
 from tests.e2e.raw_client import RawClient, make
 from tests.e2e.watched import WatchedFront
-from tests.e2e.workload import eventually
+from tests.e2e.workload import eventually, in_log
 
 Names = Callable[[], str]
 _PROGRAM = Path(__file__).with_name("NewApis.java")
+_STREAMS = Path(__file__).with_name("CountWords.java")
+_STREAMS_JARS = ROOT / "build" / "kafka-streams" / DEFAULT_VERSION
 COUNT = 20
 SECOND = timedelta(seconds=1)
 
@@ -80,6 +82,47 @@ def test_java_uses_all_that_is_new(
         "controllers": "MismatchedEndpointTypeException",
     }
     assert not watched.addresses_told()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("guarantee", ["at_least_once", "exactly_once_v2"])
+def test_a_kafka_streams_application(front: Front, unique_name: Names, guarantee: str) -> None:
+    """Of the new protocol, with internal topics, and by transactions without AddPartitionsToTxn (KIP-890)."""
+    words, counts, name = unique_name(), unique_name(), unique_name()
+    for topic in (words, counts):
+        front.kafka.create_topic(topic, 2)
+    access = front.access("sasl")
+    Librdkafka(access).produce(words, [b"apple"] * 50 + [b"bread"] * 30)
+    with tempfile.TemporaryDirectory() as directory:
+        settings = Path(directory) / "streams.properties"
+        more = {
+            "application.id": name,
+            "bootstrap.servers": access.bootstrap,
+            "group.protocol": "streams",
+            "processing.guarantee": guarantee,
+            "replication.factor": "1",
+            "state.dir": directory,
+        }
+        settings.write_text(properties_text(access.java() | more))
+        command = java_command(
+            DEFAULT_VERSION,
+            str(_STREAMS),
+            str(settings),
+            words,
+            counts,
+            options=("-Xmx256m", *FAST_START),
+            more_jars=_STREAMS_JARS,
+        )
+        log = Path(directory) / "log"
+        with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as running:
+            try:
+                expected = {b"apple 50", b"bread 30"}
+                eventually(lambda: expected <= set(in_log(front.kafka, counts)), 60)
+            except BaseException:
+                print(log.read_text())
+                raise
+            finally:
+                running.terminate()
 
 
 @pytest.fixture
