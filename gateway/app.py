@@ -78,17 +78,17 @@ class App:
     def __init__(self, config: Config) -> None:
         self._config = config
         security = Security.from_config(config.cluster.security)
-        self._cluster = Cluster(
-            DialConnector(
-                config.cluster.bootstrap_servers,
-                security,
-                connect_timeout_s=config.cluster.connect_timeout_ms / 1000,
-                expected_cluster_id=config.cluster.cluster_id,
-                max_frame_bytes=config.limits.max_frame_bytes,
-            )
-        )
-        self._store = Store(
+        connector = DialConnector(
             config.cluster.bootstrap_servers,
+            security,
+            connect_timeout_s=config.cluster.connect_timeout_ms / 1000,
+            expected_cluster_id=config.cluster.cluster_id,
+            max_frame_bytes=config.limits.max_frame_bytes,
+        )
+        self._cluster = Cluster(connector)
+        # Brokers that were found alive, and in the right cluster, before aiokafka is let loose on them.
+        self._store = Store(
+            connector.addresses,
             security,
             replication_factor=config.state.replication_factor,
             cluster_id=lambda: self._cluster.cluster_id,

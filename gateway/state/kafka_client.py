@@ -88,10 +88,13 @@ async def _outcome(work: Coroutine[Any, Any, None]) -> Exception | None:
 
 
 class KafkaClient:
-    """Connections to the brokers of a cluster, `cluster_id` if that is known; `options` are aiokafka's."""
+    """Connections to the brokers of a cluster, `cluster_id` if that is known.
+
+    `options` are aiokafka's, asked for whenever connections are made.
+    """
 
     def __init__(
-        self, options: Mapping[str, Any], cluster_id: Callable[[], str | None] = lambda: None
+        self, options: Callable[[], Mapping[str, Any]], cluster_id: Callable[[], str | None] = lambda: None
     ) -> None:
         self._options = options
         self._cluster_id = cluster_id
@@ -104,7 +107,7 @@ class KafkaClient:
         async with self._busy:
             try:
                 if self._client is None:
-                    self._client = AIOKafkaClient(**self._options)
+                    self._client = AIOKafkaClient(**self._options())
                     await finish_starting(self._client.bootstrap())
                 yield self
             except BaseException as error:

@@ -11,6 +11,7 @@ import random
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 from uuid import UUID, uuid4
 
@@ -76,12 +77,13 @@ class Security(Protocol):
 class Store:
     """The shared state: read by all gateways all the time, written by any of them, one at a time.
 
-    `cluster_id` is the cluster's as far as it is known; another one's state is not taken.
+    `bootstrap_servers` is asked whenever connections are made. `cluster_id` is the cluster's as far as it is
+    known; another one's state is not taken.
     """
 
     def __init__(
         self,
-        bootstrap_servers: Sequence[str],
+        bootstrap_servers: Callable[[], Sequence[str]],
         security: Security | None = None,
         *,
         replication_factor: int | None = None,
@@ -93,7 +95,7 @@ class Store:
         cluster_id: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._cluster_id = cluster_id
-        self._options = _client_options(bootstrap_servers, security, client_id)
+        self._options = partial(_client_options, bootstrap_servers, security, client_id)
         # Two, so that a write that waits does not keep readers waiting.
         self._asker = KafkaClient(self._options, cluster_id)
         self._writer = KafkaClient(self._options, cluster_id)
@@ -317,7 +319,7 @@ class Store:
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="none",
-            **self._options,
+            **self._options(),
         )
         try:
             await finish_starting(consumer.start())
@@ -370,10 +372,10 @@ class Store:
 
 
 def _client_options(
-    bootstrap_servers: Sequence[str], security: Security | None, client_id: str
+    bootstrap_servers: Callable[[], Sequence[str]], security: Security | None, client_id: str
 ) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "bootstrap_servers": list(bootstrap_servers),
+        "bootstrap_servers": list(bootstrap_servers()),
         "client_id": client_id,
         "request_timeout_ms": _REQUEST_TIMEOUT_MS,
         "metadata_max_age_ms": 60_000,

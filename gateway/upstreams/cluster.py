@@ -92,6 +92,10 @@ class DialConnector:
         self._refreshed_at = float("-inf")
         self.cluster_id = expected_cluster_id
 
+    def addresses(self) -> list[str]:
+        """Where the brokers are, as far as they are known, else the bootstrap servers; as `host:port`."""
+        return [format_host_port(*address) for address in self._brokers.values() or self._bootstrap]
+
     async def connect(self, node_id: int | None, *, linger_zero: bool = False) -> BrokerConnection:
         """A new connection; a broker that is not where it was is looked for through the others. DialError."""
         if node_id is None:

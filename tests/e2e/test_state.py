@@ -49,7 +49,7 @@ def add_once(name: str) -> Callable[[State], Sequence[Record | Delete]]:
 
 @contextlib.asynccontextmanager
 async def started(bootstrap: str, topic: str, **options: Any) -> AsyncIterator[Store]:
-    store = Store(bootstrap.split(","), topic=topic, **options)
+    store = Store(lambda: bootstrap.split(","), topic=topic, **options)
     try:
         await store.start()
         yield store
@@ -58,7 +58,7 @@ async def started(bootstrap: str, topic: str, **options: Any) -> AsyncIterator[S
 
 
 def client(cluster: KafkaCluster) -> KafkaClient:
-    return KafkaClient({"bootstrap_servers": cluster.bootstrap, "request_timeout_ms": 5000})
+    return KafkaClient(lambda: {"bootstrap_servers": cluster.bootstrap, "request_timeout_ms": 5000})
 
 
 def write_foreign(cluster: KafkaCluster, topic: str, key: bytes, value: bytes | None) -> None:
@@ -350,7 +350,7 @@ async def test_it_waits_for_a_cluster_that_is_down_and_outlives_restarts(
     cluster, topic = own_cluster(), unique_name()
     node = cluster.nodes[0]
     node.stop()
-    store = Store(cluster.bootstrap.split(","), topic=topic, read_timeout_s=1.5, write_timeout_s=3)
+    store = Store(lambda: cluster.bootstrap.split(","), topic=topic, read_timeout_s=1.5, write_timeout_s=3)
     waiting = asyncio.create_task(store.start())
     await asyncio.sleep(1)
     waiting.cancel()
@@ -358,7 +358,11 @@ async def test_it_waits_for_a_cluster_that_is_down_and_outlives_restarts(
         await waiting
     await store.stop()
     store = Store(
-        cluster.bootstrap.split(","), topic=topic, read_timeout_s=2, write_timeout_s=4, check_interval_s=0.5
+        lambda: cluster.bootstrap.split(","),
+        topic=topic,
+        read_timeout_s=2,
+        write_timeout_s=4,
+        check_interval_s=0.5,
     )
     waiting = asyncio.create_task(store.start())
     await asyncio.to_thread(node.start)

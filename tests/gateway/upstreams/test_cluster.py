@@ -129,6 +129,15 @@ async def test_silent_bootstrap_servers_do_not_hold_up_the_others(
         assert len(dialer._failed_at) >= 1
 
 
+async def test_where_the_brokers_are(start: Start, opened: list[BrokerConnection]) -> None:
+    one = await start(1)
+    dialer = connector(one)
+    assert dialer.addresses() == [one.bootstrap]
+    one.brokers = {1: ("127.0.0.1", one.port), 2: ("::1", 9092)}
+    opened.append(await dialer.connect(None))
+    assert dialer.addresses() == [one.bootstrap, "[::1]:9092"]
+
+
 async def test_nobody_is_dialled_twice_for_nothing(start: Start, opened: list[BrokerConnection]) -> None:
     one, two = await start(1), await start(2)
     opened.append(await connector(one, two).connect(None))
