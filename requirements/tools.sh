@@ -22,7 +22,7 @@ missing_packages() { # needed | useful
         have kcat || echo kcat      # one of the clients that the tests drive
         have ip || echo iproute2    # the firewall test's network namespaces
         have nft || echo nftables   # the firewall test's rules
-        have haproxy || echo haproxy    # what `make bench` compares the gateway with
+        have haproxy || echo haproxy    # the load balancer of a test, and what `make bench` compares with
     fi
 }
 
