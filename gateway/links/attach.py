@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from gateway.config import parse_host_port
+from gateway.config import format_host_port, parse_host_port
 from gateway.tasks import Tasks
 from gateway.upstreams.connection import BrokerConnection
 from gateway.upstreams.dialer import Security, dial
@@ -125,7 +125,7 @@ class SourceHalf:
         except ConnectionClosed as error:
             connection.abort()
             raise DialError(
-                f"{host}:{port} closed the connection at LinkAttach; is it a Causeway gateway?"
+                f"{format_host_port(host, port)} closed the connection at LinkAttach; is it a Causeway gateway?"
             ) from error
         except BaseException:
             connection.abort()
