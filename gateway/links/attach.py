@@ -125,7 +125,8 @@ class SourceHalf:
         except ConnectionClosed as error:
             connection.abort()
             raise DialError(
-                f"{format_host_port(host, port)} closed the connection at LinkAttach; is it a Causeway gateway?"
+                f"{format_host_port(host, port)} closed the connection at LinkAttach;"
+                " is it a Causeway gateway?"
             ) from error
         except BaseException:
             connection.abort()
