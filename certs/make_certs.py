@@ -69,6 +69,27 @@ class TestAuthority:
         """A client certificate whose subject is `CN=<common_name>`."""
         return self._identity(f"client-{common_name}", common_name, ExtendedKeyUsageOID.CLIENT_AUTH, [])
 
+    def revocation_list(
+        self, *revoked: Identity, lifetime: datetime.timedelta = datetime.timedelta(days=30)
+    ) -> bytes:
+        """The PEM text of a list that revokes these; one whose `lifetime` is negative is outdated."""
+        now = datetime.datetime.now(datetime.UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._certificate.subject)
+            .last_update(now + min(lifetime, datetime.timedelta()) - datetime.timedelta(hours=1))
+            .next_update(now + lifetime)
+        )
+        for identity in revoked:
+            certificate = x509.load_pem_x509_certificate(identity.certificate_file.read_bytes())
+            builder = builder.add_revoked_certificate(
+                x509.RevokedCertificateBuilder()
+                .serial_number(certificate.serial_number)
+                .revocation_date(now - datetime.timedelta(hours=1))
+                .build()
+            )
+        return builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM)
+
     def _identity(
         self, stem: str, common_name: str, usage: x509.ObjectIdentifier, names: list[x509.GeneralName]
     ) -> Identity:

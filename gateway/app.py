@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import random
 import signal
 import socket
@@ -36,11 +37,17 @@ from gateway.listeners.certificate_names import uncovered
 from gateway.listeners.descriptors import allow_descriptors
 from gateway.listeners.endpoints import Endpoint, Endpoints, bind
 from gateway.listeners.listener import Listener
+from gateway.reload import FileWatch
 from gateway.security.credentials import Credentials
+from gateway.security.issuers import TokenIssuers
+from gateway.security.jwks import JwksError
+from gateway.security.policy import AuthenticationPolicy
+from gateway.security.sasl import mechanisms
 from gateway.sessions.bound_session import BoundSession
 from gateway.sessions.broker_versions import VersionCache
 from gateway.sessions.link_gate import TopicCatalog
 from gateway.sessions.reserved_names import is_reserved
+from gateway.sessions.scram_users import ScramUsers
 from gateway.sessions.services import SessionServices
 from gateway.sessions.session import Session
 from gateway.sessions.topic_ids import TopicIds
@@ -49,13 +56,15 @@ from gateway.state.secrets import Secrets
 from gateway.state.store import STATE_TOPIC, StateUnavailable, Store
 from gateway.state.topic import StateTopicError
 from gateway.tasks import Tasks
-from gateway.tls import TlsError, server_context
+from gateway.tls import ReloadingContext, TlsError
 from gateway.upstreams.cluster import Cluster, DialConnector
 from gateway.upstreams.dialer import Security
 from gateway.upstreams.errors import ClusterIdMismatch, DialError, KafkaError
+from gateway.watched_tls import watch_client, watch_server
 from gateway.wire import ConnectionClosed, FrameConnection
 from protocol.api_versions import link_versions
 from protocol.errors import ProtocolError
+from protocol.principal_rules import PrincipalMapper
 
 log = structlog.get_logger(__name__)
 
@@ -77,7 +86,10 @@ class App:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._watch = FileWatch()
         security = Security.from_config(config.cluster.security)
+        if isinstance(security.ssl_context, ReloadingContext):
+            watch_client(self._watch, "cluster", config.cluster.security, security.ssl_context)
         connector = DialConnector(
             config.cluster.bootstrap_servers,
             security,
@@ -96,7 +108,13 @@ class App:
         static = {user.name: user.password.get_secret_value() for user in config.users if user.password}
         store = self._store
         # The state is a new object after every change.
-        self._credentials = Credentials(static, lambda name: store.state.users.get(name))  # noqa: PLW0108
+        self._credentials = Credentials(
+            static,
+            lambda name: store.state.users.get(name),  # noqa: PLW0108
+            secret=_shared_secret(config),
+        )
+        self._scram_users = ScramUsers(self._store, static)
+        self._token_keys = TokenIssuers()
         secrets_key = config.state.secrets_key
         self._links = Links(
             LinkServices(
@@ -146,6 +164,10 @@ class App:
             raise StartError(str(error)) from error
         server = self._admin_server()
         serving_admin = self._tasks.spawn(server.serve(sockets=[admin]), name="admin")
+        self._token_keys.start()
+        for path, keys in self._token_keys.files.items():
+            self._watch.add(str(path), [path], keys.reload)
+        self._tasks.spawn(self._watch.run(), name="watch files")
         self._tasks.spawn(self._start(), name="start")
         self._tasks.spawn(self._watch_upstream(), name="watch upstream")
         await self._stopping.wait()
@@ -154,6 +176,7 @@ class App:
         await self._links.close()
         server.should_exit = True
         await asyncio.wait({serving_admin}, timeout=_ADMIN_STOP_S)
+        await self._token_keys.close()
         await self._tasks.close()
         await self._store.stop()
         await self._cluster.close()
@@ -259,15 +282,15 @@ class App:
                 log.warning("listener.certificate_lacks_names", listener=section.name, names=lacking[:5])
         services = SessionServices(
             listener=section.name,
-            authentication=section.authentication,
+            authentication=self._policy(section),
             advertised=endpoints.advertised,
             cluster=self._cluster,
             versions=self._versions,
             topic_ids=self._topic_ids,
-            credentials=self._credentials,
             mirrors=self._mirrors,
             limits=self._config.limits,
             super_users=frozenset(self._config.super_users),
+            users=self._scram_users,
             attach=self._links,
             reserved_ids=self._reserved_ids,
             serving=lambda: self._serving,
@@ -284,7 +307,9 @@ class App:
             admission=self._admission,
             budget=self._budget,
             max_connections=section.max_connections,
-            ssl_context=None if section.tls is None else server_context(section.tls),
+            ssl_context=None
+            if section.tls is None
+            else watch_server(self._watch, f"listener {section.name}", section.tls),
             proxies=section.proxy_protocol_from if section.proxy_protocol is ProxyProtocol.REQUIRED else None,
             server_names=endpoints.server_names,
         )
@@ -297,6 +322,18 @@ class App:
             limit_bytes=self._budget.limit_bytes,
             held_bytes=self._budget.used_bytes,
             sessions_held_back=self._budget.waiting,
+        )
+
+    def _policy(self, section: ListenerConfig) -> AuthenticationPolicy:
+        tokens = None
+        if section.oauthbearer is not None:
+            tokens = self._token_keys.validator(section.oauthbearer)
+        session_ms = section.connections_max_reauth_ms
+        return AuthenticationPolicy(
+            method=section.authentication,
+            mechanisms=mechanisms(section.mechanisms, self._credentials, tokens),
+            mapper=PrincipalMapper(section.principal_mapping_rules),
+            max_session_s=None if session_ms is None else session_ms / 1000,
         )
 
     def _reserved_ids(self) -> frozenset[UUID]:
@@ -356,8 +393,21 @@ class App:
         settings.load()
         if admin.tls is not None:
             # uvicorn would make one of its own from file names; this one has the rules of every listener.
-            settings.ssl = server_context(admin.tls)
+            settings.ssl = watch_server(self._watch, "admin", admin.tls)
         return _AdminServer(settings)
+
+
+def _shared_secret(config: Config) -> bytes | None:
+    """What all gateways in front of a cluster know and nobody else does; None if there is no such thing."""
+    if config.state.secrets_key is not None:
+        key = config.state.secrets_key.get_secret_value()
+    else:
+        files = (section.tls.key_file for section in config.listeners if section.tls is not None)
+        file = next(files, None)
+        if file is None:
+            return None
+        key = file.read_bytes()
+    return hmac.digest(key, b"salts of users that do not exist", "sha256")
 
 
 class _AdminServer(uvicorn.Server):
@@ -382,7 +432,7 @@ def run(config: Config) -> int:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(config))
-    except (StartError, TlsError) as error:
+    except (StartError, TlsError, JwksError) as error:
         print(f"causeway: {error}", file=sys.stderr)
         return EXIT_FAILED
     return 0

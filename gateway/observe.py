@@ -89,6 +89,24 @@ wrong_cluster = Counter(
 upstream_dial_seconds = Histogram(
     "causeway_upstream_dial_seconds", "Time to connect to a broker, authenticated.", registry=registry
 )
+reload_success_seconds = Gauge(
+    "causeway_reload_success_timestamp_seconds",
+    "When a file or URL that is watched was last read and taken into use.",
+    ["source"],
+    registry=registry,
+)
+reload_failures = Counter(
+    "causeway_reload_failures",
+    "New contents of watched files or URLs that could not be had or used; the old ones stay in use.",
+    ["source"],
+    registry=registry,
+)
+certificate_not_after_seconds = Gauge(
+    "causeway_certificate_not_after_timestamp_seconds",
+    "When the certificate in use, or the revocation list, ends to be valid.",
+    ["source", "file"],
+    registry=registry,
+)
 fillers_presented = Counter(
     "causeway_fillers_presented", "Filler batches shown to clients as control batches.", registry=registry
 )

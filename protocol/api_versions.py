@@ -81,6 +81,8 @@ FORWARDED: Final[dict[int, tuple[int, int]]] = {
     ApiKey.DELETE_SHARE_GROUP_OFFSETS: (0, 0),
 }
 
+_USERS: Final = "users are the gateway's, not the broker's; for super users"
+
 # Why the highest version is below what kio decodes, or the range odd.
 REMARKS: Final[dict[int, str]] = {
     ApiKey.PRODUCE: "shown from v0 on, because librdkafka turns compression off otherwise (KAFKA-18659); "
@@ -91,6 +93,8 @@ REMARKS: Final[dict[int, str]] = {
     "past our ACLs",
     ApiKey.STREAMS_GROUP_HEARTBEAT: "with a regular expression refused, for the same reason",
     ApiKey.DESCRIBE_QUORUM: "v2 shows the addresses of the controllers",
+    ApiKey.DESCRIBE_USER_SCRAM_CREDENTIALS: _USERS,
+    ApiKey.ALTER_USER_SCRAM_CREDENTIALS: _USERS,
     ApiKey.SASL_HANDSHAKE: "v0 is shown, because librdkafka looks for it, and refused: raw tokens follow it",
 }
 
@@ -99,12 +103,13 @@ ANSWERED_HERE: Final[dict[int, tuple[int, int]]] = {
     ApiKey.SASL_HANDSHAKE: (0, 1),
     ApiKey.API_VERSIONS: (0, 4),
     ApiKey.SASL_AUTHENTICATE: (0, 2),
+    ApiKey.DESCRIBE_USER_SCRAM_CREDENTIALS: (0, 0),
+    ApiKey.ALTER_USER_SCRAM_CREDENTIALS: (0, 0),
 }
 
 _BETWEEN_BROKERS: Final = "between brokers"
 _CONTROLLER: Final = "between brokers and controllers"
 _TOKENS: Final = "delegation tokens are the broker's, and users log in here"
-_USERS: Final = "users are the gateway's, not the broker's"
 _OPERATION: Final = "changes the brokers themselves, not what is in them"
 
 NOT_FORWARDED: Final[dict[int, str]] = {
@@ -118,8 +123,6 @@ NOT_FORWARDED: Final[dict[int, str]] = {
     ApiKey.RENEW_DELEGATION_TOKEN: _TOKENS,
     ApiKey.EXPIRE_DELEGATION_TOKEN: _TOKENS,
     ApiKey.DESCRIBE_DELEGATION_TOKEN: _TOKENS,
-    ApiKey.DESCRIBE_USER_SCRAM_CREDENTIALS: _USERS,
-    ApiKey.ALTER_USER_SCRAM_CREDENTIALS: _USERS,
     ApiKey.VOTE: _CONTROLLER,
     ApiKey.BEGIN_QUORUM_EPOCH: _CONTROLLER,
     ApiKey.END_QUORUM_EPOCH: _CONTROLLER,

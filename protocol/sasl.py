@@ -17,8 +17,8 @@ from protocol.errors import ProtocolError
 # Kafka's ScramMechanism.minIterations; the upper bound keeps a hostile server from keeping us busy.
 _MIN_ITERATIONS: Final = 4096
 _MAX_ITERATIONS: Final = 1_000_000
-_HASHES: Final = {"SCRAM-SHA-256": "sha256", "SCRAM-SHA-512": "sha512"}
-MECHANISMS: Final = ("PLAIN", *_HASHES)
+HASHES: Final = {"SCRAM-SHA-256": "sha256", "SCRAM-SHA-512": "sha512"}
+MECHANISMS: Final = ("PLAIN", *HASHES)
 
 
 class SaslError(ProtocolError):
@@ -39,7 +39,7 @@ def sasl_client(mechanism: str, username: str, password: str) -> SaslClient:
     """A new exchange by the named mechanism; SaslError if we do not know it."""
     if mechanism == "PLAIN":
         return PlainClient(username, password)
-    if mechanism in _HASHES:
+    if mechanism in HASHES:
         return ScramClient(mechanism, username, password)
     raise SaslError(f"unknown SASL mechanism {mechanism!r}; known are {', '.join(MECHANISMS)}")
 
@@ -67,7 +67,7 @@ class ScramClient:
 
     def __init__(self, mechanism: str, username: str, password: str, *, nonce: str | None = None) -> None:
         self.done = False
-        self._hash = _HASHES[mechanism]
+        self._hash = HASHES[mechanism]
         self._password = password.encode()
         self._nonce = nonce or secrets.token_urlsafe(24)
         self._first_bare = f"n={_escape(username)},r={self._nonce}"

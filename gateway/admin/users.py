@@ -1,20 +1,16 @@
 """The users in the state topic, as an administrator manages them."""
 
 import asyncio
-import re
 from collections.abc import Collection, Sequence
 from typing import Final
 
 from gateway.links.errors import LinkError, invalid_request
 from gateway.security.credentials import SCRAM_SHA_256, SCRAM_SHA_512, scram_keys
+from gateway.security.user_names import name_refusal
 from gateway.state.records import Delete, Record, ScramKeys, State, UserRecord
 from gateway.state.store import Store
 
-# A colon ends the name in HTTP Basic; a NUL ends name and password in SASL PLAIN.
-_NAME: Final = re.compile(r"[^\x00-\x1f\x7f:]{1,255}")
 _MAX_PASSWORD_CHARS: Final = 1024
-_RESERVED: Final = "_causeway"
-_NOBODY: Final = "ANONYMOUS"
 
 
 class UserService:
@@ -30,11 +26,8 @@ class UserService:
 
     async def create(self, name: str, password: str) -> UserRecord:
         """Adds a user. LinkError 40002 for a name or password that cannot be, 40902 if it exists."""
-        if not _NAME.fullmatch(name) or name.startswith(_RESERVED) or name == _NOBODY:
-            raise invalid_request(
-                "The user name must have 1 to 255 characters without ':' and control characters,"
-                f" not begin with {_RESERVED}, and not be {_NOBODY}."
-            )
+        if (refusal := name_refusal(name)) is not None:
+            raise invalid_request(refusal)
         if not password or len(password) > _MAX_PASSWORD_CHARS or "\0" in password:
             raise invalid_request(f"The password must have 1 to {_MAX_PASSWORD_CHARS} characters and no NUL.")
         if name in self._static_names:

@@ -4,9 +4,10 @@ Unknown keys, duplicate keys and unsafe combinations are refused. Relative file 
 folder of the configuration file. Secrets are read at load, from files or inline, and never format.
 """
 
+from gateway.config.authentication import Authentication, Mechanism, OAuthBearerConfig
 from gateway.config.file import ConfigError, check, load
 from gateway.config.limits import LimitsConfig
-from gateway.config.listeners import Authentication, ListenerConfig, ProxyProtocol
+from gateway.config.listeners import ListenerConfig, ProxyProtocol
 from gateway.config.models import (
     AdminConfig,
     ClusterConfig,
@@ -29,6 +30,8 @@ __all__ = [
     "LimitsConfig",
     "ListenerConfig",
     "LoggingConfig",
+    "Mechanism",
+    "OAuthBearerConfig",
     "ProxyProtocol",
     "SecurityConfig",
     "SecurityProtocol",

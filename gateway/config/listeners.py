@@ -6,6 +6,13 @@ from enum import StrEnum
 
 from pydantic import ValidationInfo, field_validator
 
+from gateway.config.authentication import (
+    Authentication,
+    Mechanism,
+    OAuthBearerConfig,
+    check_mechanisms,
+    check_oauthbearer,
+)
 from gateway.config.host_patterns import check_host_name, fill, is_pattern
 from gateway.config.section import Section
 from gateway.config.tls import TlsConfig
@@ -15,19 +22,13 @@ from gateway.config.values import (
     Count,
     IpAddress,
     IpNetwork,
+    MappingRules,
+    Millis,
     Name,
     NodeIds,
     Port,
 )
 from gateway.tls import ClientAuth
-
-
-class Authentication(StrEnum):
-    """How a listener finds out who a client is."""
-
-    NONE = "none"
-    SASL_PLAIN = "sasl_plain"
-    MTLS = "mtls"
 
 
 class ProxyProtocol(StrEnum):
@@ -58,6 +59,10 @@ class ListenerConfig(Section):
     tls: TlsConfig | None = None
     insecure: bool = False
     authentication: Authentication
+    sasl_mechanisms: list[Mechanism] = []
+    oauthbearer: OAuthBearerConfig | None = None
+    connections_max_reauth_ms: Millis | None = None
+    principal_mapping_rules: MappingRules = "DEFAULT"
     max_connections: Count | None = None
 
     @field_validator("bootstrap_host")
@@ -124,6 +129,37 @@ class ListenerConfig(Section):
     def by_server_name(self) -> bool:
         """Whether brokers are told apart by server names, all at `port`."""
         return is_pattern(self.advertised_host)
+
+    @field_validator("sasl_mechanisms")
+    @classmethod
+    def _mechanisms_fit(cls, value: list[Mechanism], info: ValidationInfo) -> list[Mechanism]:
+        return check_mechanisms(value, info.data.get("authentication"))
+
+    @field_validator("oauthbearer")
+    @classmethod
+    def _tokens_fit(cls, value: OAuthBearerConfig | None, info: ValidationInfo) -> OAuthBearerConfig | None:
+        return check_oauthbearer(value, info.data.get("sasl_mechanisms"))
+
+    @field_validator("connections_max_reauth_ms")
+    @classmethod
+    def _sessions_end_with_sasl(cls, value: int | None, info: ValidationInfo) -> int | None:
+        method: Authentication | None = info.data.get("authentication")
+        if value is not None and method is not None and not method.uses_sasl:
+            raise ValueError(f"has no meaning with authentication {method}")
+        return value
+
+    @field_validator("principal_mapping_rules")
+    @classmethod
+    def _names_come_from_certificates(cls, value: str, info: ValidationInfo) -> str:
+        method: Authentication | None = info.data.get("authentication")
+        if value != "DEFAULT" and method is not None and method is not Authentication.MTLS:
+            raise ValueError(f"has no meaning with authentication {method}")
+        return value
+
+    @property
+    def mechanisms(self) -> tuple[Mechanism, ...]:
+        """The SASL mechanisms that clients are offered; empty without SASL."""
+        return ("PLAIN",) if self.authentication is Authentication.SASL_PLAIN else tuple(self.sasl_mechanisms)
 
     def broker_ports(self) -> dict[int, int]:
         """The port to bind for each node id; empty if they are told apart by name."""

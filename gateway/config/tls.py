@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import ValidationInfo, field_validator, model_validator
 
 from gateway.config.section import Section
@@ -15,7 +17,15 @@ class TlsConfig(Section):
     certificate_file: ReadableFile
     key_file: ReadableFile
     client_ca_file: ReadableFile | None = None
+    crl_file: ReadableFile | None = None
     client_auth: ClientAuth = ClientAuth.NONE
+
+    @field_validator("crl_file")
+    @classmethod
+    def _revokes_of_an_authority(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("client_ca_file", value) is None:
+            raise ValueError("has no meaning without client_ca_file")
+        return value
 
     @field_validator("client_auth")
     @classmethod

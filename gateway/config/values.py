@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 
 from gateway.config.host_patterns import check_pattern, is_label, is_pattern
 from gateway.tls import TlsError
+from protocol.principal_rules import PrincipalMapper
 
 _MAX_SECRET_BYTES: Final = 64 * 1024
 _MAX_NODE_IDS: Final = 10_000
@@ -153,6 +154,14 @@ Millis: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Count: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$"), AfterValidator(_own_name)]
 UserName: TypeAlias = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,255}$"), AfterValidator(_own_name)]
+
+
+def _mapping_rules(value: str) -> str:
+    PrincipalMapper(value)
+    return value
+
+
+MappingRules: TypeAlias = Annotated[str, AfterValidator(_mapping_rules)]
 
 
 def must_build(build: Callable[[T], object], section: T) -> None:

@@ -62,6 +62,10 @@ class AttachRefused(DialError):
         self.code = code
 
 
+class _LoginEnds(Exception):
+    """The login at the destination is about to end: a connection with a new one takes over."""
+
+
 class SourceHalf:
     """Keeps connections parked at the destination of one link, for as long as `run` runs."""
 
@@ -164,7 +168,10 @@ class SourceHalf:
         wire.max_frame_bytes = PARKED_FRAME_BYTES
         self.parked += 1
         try:
-            node_id = await self._wait_for_bind(wire)
+            node_id = await self._wait_for_bind(wire, connection.login_due_at)
+        except _LoginEnds:
+            wire.close()
+            return
         except BaseException:
             wire.abort()
             raise
@@ -172,8 +179,10 @@ class SourceHalf:
             self.parked -= 1
         self._tasks.spawn(self._serve(wire, node_id), name=f"bound to {node_id}")
 
-    async def _wait_for_bind(self, wire: FrameConnection) -> int | None:
+    async def _wait_for_bind(self, wire: FrameConnection, due_at: float) -> int | None:
         while True:
+            if time.monotonic() >= due_at:
+                raise _LoginEnds
             frame = await wire.read_frame(SILENCE_TIMEOUT_S)
             header = peek_request_header(frame)
             if header.api_key == ApiKey.API_VERSIONS:

@@ -147,11 +147,21 @@ class Links:
                 self._runtimes[name].start()
             runtime = self._runtimes[name]
             runtime.record = record
+            self._drop_who_may_not(runtime, state)
             if runtime.replicator is not None:
                 mirrors = [m for m in state.mirrors.values() if m.cluster_link_id == record.cluster_link_id]
                 runtime.replicator.update(mirrors)
                 for mirror in mirrors:
                     self._mirrors.finish_creation(mirror)
+
+    def _drop_who_may_not(self, runtime: LinkRuntime, state: State) -> None:
+        """Ends what a user has attached that is gone since, or has another password."""
+        owner = (runtime.record.owner or "").removeprefix("User:")
+        known, now = runtime.owner_user, state.users.get(owner)
+        runtime.owner_user = now
+        if known is not None and known != now and runtime.pool is not None:
+            what = "was deleted" if now is None else "has another password"
+            runtime.pool.drop_all(f"user {owner} {what}")
 
     def _runtime(self, record: LinkRecord) -> LinkRuntime:
         config = self._config(record)
@@ -450,14 +460,20 @@ class Links:
         await self._mirrors.write(own)
         return self._store.state.links.get(name)
 
-    def park(self, principal: Principal, request: LinkAttachRequest, wire: FrameConnection) -> None:
-        """Take over the connection of a LinkAttach that was answered."""
+    def park(
+        self,
+        principal: Principal,
+        request: LinkAttachRequest,
+        wire: FrameConnection,
+        lifetime_s: float | None = None,
+    ) -> None:
+        """Take over the connection of a LinkAttach that was answered, for as long as its login holds."""
         runtime = self._runtimes.get(request.link_name)
         # The link may have been deleted, and made again for somebody else, since it was judged.
         if runtime is None or runtime.pool is None or runtime.record.owner != str(principal):
             wire.abort()
             return
-        runtime.pool.park(wire, request.agent_id, request.agent_epoch)
+        runtime.pool.park(wire, request.agent_id, request.agent_epoch, lifetime_s)
 
     def _refused(self, code: int, message: str) -> LinkAttachResponse:
         return LinkAttachResponse(code, message, None, self._services.instance_id, 1)

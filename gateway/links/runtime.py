@@ -6,7 +6,7 @@ from typing import Final
 from gateway.links.attach import SourceHalf
 from gateway.links.replicator import Replicator
 from gateway.links.requests import LinkErrorKind, LinkState, TaskError, TaskState, TaskView
-from gateway.state.records import LinkRecord
+from gateway.state.records import LinkRecord, UserRecord
 from gateway.tasks import Tasks
 from gateway.upstreams.cluster import Cluster
 from gateway.upstreams.parked import ParkedPool
@@ -37,6 +37,8 @@ class LinkRuntime:
         self.pool = pool
         self.replicator = replicator
         self.source_half = source_half
+        # The link's owner as it was when the state was last followed; None: a user that is not in the state.
+        self.owner_user: UserRecord | None = None
         self._tasks = Tasks(f"link {record.link_name}")
         self._started = time.monotonic()
 

@@ -1,7 +1,8 @@
-"""Passwords: salted SCRAM keys (RFC 5802) and the check of SASL PLAIN (RFC 4616) and HTTP Basic against them.
+"""Passwords: salted SCRAM keys (RFC 5802), and SASL PLAIN (RFC 4616) and HTTP Basic checked against them.
 
 A password is never kept: static users of the configuration become keys at start, as users of the state are.
-A user that does not exist costs the same time as a wrong password.
+A user that does not exist costs the same time as a wrong password, and in SCRAM shows a salt of its own that
+stays the same.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.security.principals import Principal, user
+from protocol.sasl import HASHES
 
 SCRAM_SHA_256 = "SCRAM-SHA-256"
 SCRAM_SHA_512 = "SCRAM-SHA-512"
-_HASHES = {SCRAM_SHA_256: "sha256", SCRAM_SHA_512: "sha512"}
+SCRAM_MECHANISMS = tuple(HASHES)
 # Kafka's minimum and default of both mechanisms (ScramMechanism).
 DEFAULT_ITERATIONS = 4096
 _SALT_BYTES = 20
@@ -60,12 +62,12 @@ def scram_keys(
     password: str, mechanism: str, iterations: int = DEFAULT_ITERATIONS, salt: bytes | None = None
 ) -> ScramKeys:
     """Keys of `password`, salted at random unless told; ValueError if the mechanism is unknown or weak."""
-    if mechanism not in _HASHES:
+    if mechanism not in HASHES:
         raise ValueError(f"unknown SCRAM mechanism {mechanism}")
     if iterations < DEFAULT_ITERATIONS:
         raise ValueError(f"{mechanism} needs at least {DEFAULT_ITERATIONS} iterations, not {iterations}")
     salt = os.urandom(_SALT_BYTES) if salt is None else salt
-    algorithm = _HASHES[mechanism]
+    algorithm = HASHES[mechanism]
     salted = hashlib.pbkdf2_hmac(algorithm, password.encode(), salt, iterations)
     client_key = hmac.digest(salted, b"Client Key", algorithm)
     return ScramKeys(
@@ -109,29 +111,60 @@ def parse_plain_token(token: bytes) -> tuple[str, str]:
 
 
 class Credentials:
-    """The users of this gateway: static ones of the configuration first, then those of the state."""
+    """The users of this gateway: static ones of the configuration first, then those of the state.
 
-    def __init__(self, static: Mapping[str, str], lookup: Callable[[str], StoredUser | None]) -> None:
-        self._static = {name: scram_keys(password, SCRAM_SHA_512) for name, password in static.items()}
+    `secret` makes the salts of users that do not exist; gateways that share it show the same ones.
+    """
+
+    def __init__(
+        self,
+        static: Mapping[str, str],
+        lookup: Callable[[str], StoredUser | None],
+        *,
+        secret: bytes | None = None,
+    ) -> None:
+        self._static = {
+            name: {mechanism: scram_keys(password, mechanism) for mechanism in SCRAM_MECHANISMS}
+            for name, password in static.items()
+        }
         self._lookup = lookup
-        self._nobody = scram_keys(os.urandom(16).hex(), SCRAM_SHA_512)
+        self._secret = secret or os.urandom(32)
         self._at_once = asyncio.Semaphore(_CHECKS_AT_ONCE)
 
     async def verify_plain(self, username: str, password: str) -> Principal | None:
         """The principal, or None: no such user or wrong password, which take equally long."""
-        keys, mechanism = self._find(username)
+        mechanism, keys = SCRAM_SHA_512, self._find(username, SCRAM_SHA_512)
+        if keys is None:
+            found = self._find(username, SCRAM_SHA_256)
+            if found is not None:
+                mechanism, keys = SCRAM_SHA_256, found
         async with self._at_once:
-            right = await asyncio.to_thread(verify, password, keys or self._nobody, mechanism)
+            right = await asyncio.to_thread(
+                verify, password, keys or self._nobody(username, mechanism), mechanism
+            )
         return user(username) if right and keys is not None else None
 
-    def _find(self, username: str) -> tuple[Keys | None, str]:
+    def scram(self, username: str, mechanism: str) -> Keys:
+        """The user's keys; of one that has none, keys that no password has, the same at every call."""
+        # Made in any case, so that both take the same time.
+        nobody = self._nobody(username, mechanism)
+        return self._find(username, mechanism) or nobody
+
+    def _find(self, username: str, mechanism: str) -> Keys | None:
         static = self._static.get(username)
         if static is not None:
-            return static, SCRAM_SHA_512
+            return static[mechanism]
         stored = self._lookup(username)
-        if stored is not None:
-            for mechanism in (SCRAM_SHA_512, SCRAM_SHA_256):
-                keys = stored.scram.get(mechanism)
-                if keys is not None:
-                    return keys, mechanism
-        return None, SCRAM_SHA_512
+        return None if stored is None else stored.scram.get(mechanism)
+
+    def _nobody(self, username: str, mechanism: str) -> ScramKeys:
+        def derive(what: str) -> bytes:
+            return hmac.digest(self._secret, f"{what}\0{mechanism}\0{username}".encode(), "sha512")
+
+        size = hashlib.new(HASHES[mechanism]).digest_size
+        return ScramKeys(
+            salt=derive("salt")[:_SALT_BYTES],
+            iterations=DEFAULT_ITERATIONS,
+            stored_key=derive("stored key")[:size],
+            server_key=derive("server key")[:size],
+        )

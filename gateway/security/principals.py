@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from protocol.principal_rules import PrincipalMapper
+
 # The keywords of RFC 2253 §2.3; every other attribute type is written as OID=#<hex of its DER value>.
 _KEYWORDS = {
     NameOID.COMMON_NAME: "CN",
@@ -46,9 +48,10 @@ def user(name: str) -> Principal:
     return Principal("User", name)
 
 
-def certificate_principal(certificate_der: bytes) -> Principal:
-    """The principal of a client certificate under Kafka's DEFAULT rule; ValueError if it is none."""
-    return Principal("User", distinguished_name(x509.load_der_x509_certificate(certificate_der).subject))
+def certificate_principal(certificate_der: bytes, mapper: PrincipalMapper | None = None) -> Principal:
+    """The principal of a client certificate, by the DEFAULT rule unless told; ValueError if none."""
+    name = distinguished_name(x509.load_der_x509_certificate(certificate_der).subject)
+    return Principal("User", name if mapper is None else mapper.name(name))
 
 
 def distinguished_name(name: x509.Name) -> str:

@@ -16,6 +16,7 @@ import structlog
 from kio.schema.errors import ErrorCode
 
 from gateway import observe
+from gateway.security.principals import Principal
 from gateway.sessions import local_replies
 from gateway.sessions.broker_versions import BrokerVersions
 from gateway.sessions.request_path import Decision, Finish, Forward, Parts, Refuse, Reply
@@ -25,6 +26,7 @@ from gateway.sessions.reserved_names import (
     is_reserved,
 )
 from gateway.sessions.responses import Responses
+from gateway.sessions.scram_users import ScramUsers
 from gateway.sessions.services import SessionServices
 from gateway.sessions.topic_ids import UNREACHABLE
 from gateway.state.store import StateUnavailable
@@ -68,6 +70,7 @@ class ClientGate:
     """Decides about the requests of one session with broker `node_id` (None: any)."""
 
     def __init__(self, services: SessionServices, node_id: int | None) -> None:
+        self.principal: Principal | None = None
         self._services = services
         self._mirrors = services.mirrors
         self._node_id = node_id
@@ -126,6 +129,22 @@ class ClientGate:
         # A client that reconnects to an upgraded broker asks again; one that stays asks never.
         versions = self._versions = await self._services.versions.of(self._node_id)
         return Reply(encode_api_versions_body(header.api_version, versions.shown, versions.features))
+
+    async def _describe_users(self, header: RequestHeader, frame: bytearray) -> Decision:
+        request = decode_request(header.api_key, header.api_version, memoryview(frame)[header.body_offset :])
+        return Reply(self._users().describe(request, allowed=self._is_super_user()))
+
+    async def _alter_users(self, header: RequestHeader, frame: bytearray) -> Decision:
+        request = decode_request(header.api_key, header.api_version, memoryview(frame)[header.body_offset :])
+        return Reply(await self._users().alter(request, allowed=self._is_super_user()))
+
+    def _users(self) -> ScramUsers:
+        if self._services.users is None:
+            raise RuntimeError("these sessions have no users")
+        return self._services.users
+
+    def _is_super_user(self) -> bool:
+        return str(self.principal) in self._services.super_users
 
     async def _authenticate(self, _header: RequestHeader, _frame: bytearray) -> Authenticate:
         return Authenticate()
@@ -329,6 +348,8 @@ _STEPS: Final[dict[int, _Step]] = {
     ApiKey.API_VERSIONS: ClientGate._api_versions,
     ApiKey.SASL_HANDSHAKE: ClientGate._authenticate,
     ApiKey.SASL_AUTHENTICATE: ClientGate._authenticate,
+    ApiKey.DESCRIBE_USER_SCRAM_CREDENTIALS: ClientGate._describe_users,
+    ApiKey.ALTER_USER_SCRAM_CREDENTIALS: ClientGate._alter_users,
     ApiKey.PRODUCE: ClientGate._produce,
     ApiKey.ADD_PARTITIONS_TO_TXN: ClientGate._change_topics,
     ApiKey.DELETE_RECORDS: ClientGate._change_topics,

@@ -1,14 +1,13 @@
 """Bodies of the responses that the gateway gives itself, but for ApiVersions, which `protocol` has.
 
-SaslHandshake 0–1, SaslAuthenticate 0–2 (KIP-43, KIP-152), and refusals of InitProducerId, LinkAttach,
-ConsumerGroupHeartbeat and StreamsGroupHeartbeat.
+SaslHandshake 0–1, SaslAuthenticate 0–2 (KIP-43, KIP-152, KIP-368), and refusals of InitProducerId,
+LinkAttach, ConsumerGroupHeartbeat and StreamsGroupHeartbeat.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import timedelta
-from typing import Final
 
 from kio.schema.errors import ErrorCode
 
@@ -16,21 +15,25 @@ from protocol.api_keys import ApiKey
 from protocol.messages import encode_response, response_class
 from protocol.reverse import LinkAttachResponse
 
-MECHANISMS: Final = ("PLAIN",)
-# One text for a wrong password and a wrong name, as Kafka's PlainServerCallbackHandler has it.
-BAD_CREDENTIALS: Final = "Authentication failed: Invalid username or password"
 
-
-def sasl_handshake(version: int, error: ErrorCode, mechanisms: Sequence[str] = MECHANISMS) -> bytes:
+def sasl_handshake(version: int, error: ErrorCode, mechanisms: Iterable[str]) -> bytes:
     """What mechanisms there are, and whether the client's is one of them."""
     made = response_class(ApiKey.SASL_HANDSHAKE, version)
     return encode_response(made(error_code=error, mechanisms=tuple(mechanisms)))
 
 
-def sasl_authenticate(version: int, error: ErrorCode = ErrorCode.none, message: str | None = None) -> bytes:
-    """The outcome of an authentication; a session of ours has no end by itself (session lifetime 0)."""
+def sasl_authenticate(
+    version: int,
+    error: ErrorCode = ErrorCode.none,
+    message: str | None = None,
+    *,
+    token: bytes = b"",
+    lifetime_ms: int = 0,
+) -> bytes:
+    """The server's side of an exchange; `lifetime_ms` from v1 on, 0 for a session without an end."""
     made = response_class(ApiKey.SASL_AUTHENTICATE, version)
-    return encode_response(made(error_code=error, error_message=message, auth_bytes=b""))
+    lifetime = {"session_lifetime": timedelta(milliseconds=lifetime_ms)} if version >= 1 else {}
+    return encode_response(made(error_code=error, error_message=message, auth_bytes=token, **lifetime))
 
 
 def init_producer_id(version: int, error: ErrorCode) -> bytes:

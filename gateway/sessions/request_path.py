@@ -11,12 +11,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from gateway import observe
+from gateway.upstreams.connection import BrokerConnection
+from gateway.upstreams.errors import ConnectFailed
 from gateway.wire import BytesLike, ConnectionClosed, FrameConnection
+from protocol.errors import ProtocolError
 from protocol.headers import (
     RequestHeader,
     encode_response_header,
@@ -63,6 +68,34 @@ class Refuse:
 Decision: TypeAlias = Forward | Reply | Refuse
 
 
+class Renewal:
+    """The login of an upstream connection that must be renewed now and then (KIP-368)."""
+
+    def __init__(self, connection: BrokerConnection) -> None:
+        self._connection = connection
+        self.under_way = False
+
+    @classmethod
+    def of(cls, connection: BrokerConnection) -> Renewal | None:
+        """None if the login lasts as long as the connection."""
+        return None if math.isinf(connection.login_due_at) else cls(connection)
+
+    @property
+    def due(self) -> bool:
+        """Whether it must be done before the next request."""
+        return time.monotonic() >= self._connection.login_due_at
+
+    async def renew(self) -> None:
+        """Renews it between two requests; ConnectFailed."""
+        self.under_way = True
+        try:
+            await self._connection.renew_detached()
+        except (ConnectionClosed, ProtocolError, TimeoutError) as error:
+            raise ConnectFailed(str(error)) from error
+        finally:
+            self.under_way = False
+
+
 class RequestPath:
     """Requests and responses of one client connection; `dial` makes the upstream connection when needed.
 
@@ -72,7 +105,7 @@ class RequestPath:
     def __init__(
         self,
         wire: FrameConnection,
-        dial: Callable[[], Awaitable[FrameConnection]],
+        dial: Callable[[], Awaitable[BrokerConnection]],
         *,
         max_in_flight: int,
         max_in_flight_bytes: int,
@@ -86,6 +119,7 @@ class RequestPath:
         self._dial = dial
         self._on_upstream_end: Callable[[Exception], None] | None = on_upstream_end
         self._upstream: FrameConnection | None = None
+        self._renewal: Renewal | None = None
         self._correlation_ids = itertools.count()
         self._progress: asyncio.Event | None = None
         wire.on_writable = self._relay
@@ -103,6 +137,7 @@ class RequestPath:
             and not upstream.writing_paused
             and (not self._wire.writing_paused or self._wire.closed)
             and self.in_flight.has_room(size_bytes)
+            and (self._renewal is None or not self._renewal.due)
         )
 
     async def admit(self, size_bytes: int) -> None:
@@ -118,6 +153,10 @@ class RequestPath:
             self._in_flight_full.inc()
         while not self.in_flight.has_room(size_bytes):
             await self._wait_for_progress()
+        if self._renewal is not None and self._renewal.due:
+            # Nobody else sends meanwhile: whoever wants to comes through here.
+            await self.idle()
+            await self._renewal.renew()
 
     async def idle(self) -> None:
         """Returns when nothing is in flight and every response has been handed to the kernel's buffers."""
@@ -141,7 +180,9 @@ class RequestPath:
         """Sends the request upstream, dialling it first if need be; returns when its writer has drained."""
         upstream = self._upstream
         if upstream is None:
-            upstream = self._upstream = await self._dial()
+            connection = await self._dial()
+            upstream = self._upstream = connection.detach()
+            self._renewal = Renewal.of(connection)
             upstream.on_readable = self._relay
         self.forward_now(header, decision)
         await upstream.drain()
@@ -195,6 +236,8 @@ class RequestPath:
         """Passes on what the upstream has answered, as long as the client takes it."""
         upstream, wire, in_flight = self._upstream, self._wire, self.in_flight
         if upstream is None or self._on_upstream_end is None:
+            return
+        if self._renewal is not None and self._renewal.under_way:
             return
         try:
             # What a client that has left would have got is read all the same: `linger` waits for it.

@@ -8,10 +8,11 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from gateway.complaints import Complaints
-from gateway.config import Authentication, LimitsConfig
-from gateway.security.credentials import Credentials
+from gateway.config import LimitsConfig
+from gateway.security.policy import AuthenticationPolicy
 from gateway.security.principals import Principal
 from gateway.sessions.broker_versions import VersionCache
+from gateway.sessions.scram_users import ScramUsers
 from gateway.sessions.topic_ids import TopicIds
 from gateway.upstreams.connection import BrokerConnection
 from gateway.wire import FrameConnection
@@ -59,8 +60,14 @@ class AttachHandler(Protocol):
         """Decides; the answer is sent by the session."""
         ...
 
-    def park(self, principal: Principal, request: LinkAttachRequest, wire: FrameConnection) -> None:
-        """Takes the connection over after an answer without an error was written."""
+    def park(
+        self,
+        principal: Principal,
+        request: LinkAttachRequest,
+        wire: FrameConnection,
+        lifetime_s: float | None,
+    ) -> None:
+        """Takes the connection over after an answer without an error; its login holds for `lifetime_s`."""
         ...
 
 
@@ -69,15 +76,15 @@ class SessionServices:
     """Shared by the sessions of one listener. `advertised` gives a broker's address as its clients see it."""
 
     listener: str
-    authentication: Authentication
+    authentication: AuthenticationPolicy
     advertised: Callable[[int], tuple[str, int] | None]
     cluster: UpstreamCluster
     versions: VersionCache
     topic_ids: TopicIds
-    credentials: Credentials
     mirrors: MirrorGuard
     limits: LimitsConfig
     super_users: frozenset[str] = frozenset()
+    users: ScramUsers | None = None
     attach: AttachHandler | None = None
     reserved_ids: Callable[[], frozenset[UUID]] = frozenset
     # False until users, mirrors and fillers are known.

@@ -29,6 +29,7 @@ from gateway.sessions.session_state import (
     SessionState,
     next_state,
 )
+from gateway.upstreams.connection import BrokerConnection
 from gateway.upstreams.errors import DialError
 from gateway.wire import ConnectionClosed, FrameConnection
 from protocol.api_keys import ApiKey
@@ -65,7 +66,7 @@ class Session:
         self._at_rest = False
         self._left_over: tuple[RequestHeader, bytearray] | None = None
         self._failure: Exception | None = None
-        self._authenticator = Authenticator(wire, services)
+        self._authenticator = Authenticator(wire, services.authentication)
         self._gate = ClientGate(services, node_id)
         self._path = RequestPath(
             wire,
@@ -77,6 +78,8 @@ class Session:
         )
         self._end: tuple[str, str] | None = None
         self._give_up: asyncio.TimerHandle | None = None
+        self._late: asyncio.TimerHandle | None = None
+        self._expiry: asyncio.TimerHandle | None = None
         self._after: Callable[[], None] | None = None
         self._log = log.bind(listener=services.listener, peer=wire.peer, node_id=node_id)
         wire.on_readable = self._wake
@@ -95,10 +98,7 @@ class Session:
     async def run(self) -> None:
         """Serves the client until either side ends the connection, or it was handed over to a link."""
         # The time that TLS took counts.
-        spent_s = time.monotonic() - self._wire.opened_monotonic
-        late = asyncio.get_running_loop().call_later(
-            self._services.limits.authentication_timeout_ms / 1000 - spent_s, self._authentication_is_late
-        )
+        self._expect_authentication(time.monotonic() - self._wire.opened_monotonic)
         try:
             self._open()
             await self._serve()
@@ -117,7 +117,6 @@ class Session:
             observe.upstream_errors.labels(type(error).__name__).inc()
             self._ended("upstream_unreachable", str(error))
         finally:
-            late.cancel()
             await self._finish()
 
     async def drain(self) -> None:
@@ -151,10 +150,17 @@ class Session:
             raise SessionRefused("unauthenticated", str(refusal)) from None
         if principal is not None:
             self._change(SessionEvent.AUTHENTICATED)
-            self._authenticated(principal)
+            self._authenticated(principal, None)
 
-    def _authenticated(self, principal: Principal) -> None:
-        self.principal = principal
+    def _authenticated(self, principal: Principal, lifetime_s: float | None) -> None:
+        for timer in (self._late, self._expiry):
+            if timer is not None:
+                timer.cancel()
+        if lifetime_s is not None:
+            self._expiry = asyncio.get_running_loop().call_later(
+                lifetime_s, self._change, SessionEvent.EXPIRE
+            )
+        self.principal = self._gate.principal = principal
         self._wire.max_frame_bytes = self._services.limits.max_frame_bytes
         self._log = self._log.bind(principal=str(principal))
 
@@ -166,8 +172,9 @@ class Session:
             self._end = (cause, reason)
 
     async def _finish(self) -> None:
-        if self._give_up is not None:
-            self._give_up.cancel()
+        for timer in (self._give_up, self._late, self._expiry):
+            if timer is not None:
+                timer.cancel()
         await self._path.linger(_FLUSH_UPSTREAM_S)
         self._path.close()
         self._wire.on_readable = None
@@ -188,6 +195,10 @@ class Session:
             say(self._log.warning, "session.ended", cause, cause=cause, reason=reason)
         if self._after is None:
             await self._wire.wait_closed()
+
+    def _expect_authentication(self, spent_s: float = 0.0) -> None:
+        timeout_s = self._services.limits.authentication_timeout_ms / 1000 - spent_s
+        self._late = asyncio.get_running_loop().call_later(timeout_s, self._authentication_is_late)
 
     def _authentication_is_late(self) -> None:
         if self._state in ALLOWED_BEFORE_READY:
@@ -281,8 +292,10 @@ class Session:
 
     async def _before_ready(self, header: RequestHeader, frame: bytearray) -> None:
         if header.api_key not in ALLOWED_BEFORE_READY.get(self._state, ()):
+            expired = self._state is SessionState.EXPIRED
             raise SessionRefused(
-                "unauthenticated", f"{observe.api_name(header.api_key)} request while {self._state}"
+                "session_expired" if expired else "unauthenticated",
+                f"{observe.api_name(header.api_key)} request while {self._state}",
             )
         await self._path.admit(len(frame))
         if header.api_key == ApiKey.LINK_ATTACH:
@@ -297,12 +310,13 @@ class Session:
         self._path.reply(header, decision.body)
 
     async def _authenticate(self, header: RequestHeader, frame: bytearray) -> None:
-        was = self._state
+        was, began = self._state, time.monotonic()
         try:
             step = await self._authenticator.take(header, frame)
         except AuthenticationRefused as refusal:
-            # As Kafka's connection.failed.authentication.delay.ms: guessing passwords is slow everywhere.
-            await asyncio.sleep(self._services.limits.authentication_failure_delay_ms / 1000)
+            # From its beginning, so that how long it took to find the reason cannot be seen.
+            delay_s = self._services.limits.authentication_failure_delay_ms / 1000
+            await asyncio.sleep(max(began + delay_s - time.monotonic(), 0))
             if refusal.body is not None and not self._wire.closed:
                 self._path.reply(header, refusal.body)
             raise SessionRefused("unauthenticated", str(refusal)) from None
@@ -311,7 +325,9 @@ class Session:
         if step.event is not None:
             self._change(step.event)
         if step.principal is not None:
-            self._authenticated(step.principal)
+            self._authenticated(step.principal, step.lifetime_s)
+        elif self._state is SessionState.REAUTHENTICATING and was is not self._state:
+            self._expect_authentication()
         self._path.reply(header, step.body)
 
     # --- links -----------------------------------------------------------------------------------------
@@ -335,16 +351,15 @@ class Session:
             return
         self._change(SessionEvent.ATTACHED)
         self._path.reply(header, response.encode())
-        self._after = lambda: attach.park(principal, request, wire)
+        self._after = lambda: attach.park(principal, request, wire, self._authenticator.left_s())
 
     # --- upstream --------------------------------------------------------------------------------------
 
-    async def _dial(self) -> FrameConnection:
+    async def _dial(self) -> BrokerConnection:
         with observe.upstream_dial_seconds.time():
             connection = await self._services.cluster.connect(self._node_id)
-        wire = connection.detach()
-        wire.charge_to(self._wire.account)
-        return wire
+        connection.detach().charge_to(self._wire.account)
+        return connection
 
     def _upstream_ended(self, error: Exception) -> None:
         if isinstance(error, ConnectionClosed):

@@ -10,18 +10,17 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
 from gateway.upstreams.errors import AuthenticationFailed, KafkaError
+from gateway.upstreams.login import Login
 from gateway.wire import BytesLike, ConnectionClosed, FrameConnection
 from protocol.api_keys import ApiKey, supported_versions
 from protocol.errors import DecodeError, ProtocolError, UnsupportedVersion
 from protocol.headers import encode_request_header, peek_correlation_id, response_body_offset
 from protocol.messages import decode_response, encode_request, request_class
-from protocol.sasl import SaslError, sasl_client
 
 _SOFTWARE_NAME: Final = "causeway"
 _SOFTWARE_VERSION: Final = "0.1.0"
@@ -49,7 +48,8 @@ class BrokerConnection:
         self.api_versions: dict[int, tuple[int, int]] = {}
         self.features: dict[str, tuple[int, int]] = {}
         self.finalized_features: dict[str, int] = {}
-        self.session_lifetime_ms = 0
+        self._login: Login | None = None
+        self._renewing = asyncio.Lock()
         self._wire = wire
         self._correlation_ids = itertools.count()
         self._pending: deque[_Pending] = deque()
@@ -97,9 +97,25 @@ class BrokerConnection:
         expects_reply: bool = True,
     ) -> memoryview:
         """Sends a request body and returns the reply's body; a TimeoutError ends the connection."""
+        return await self._ask(api_key, api_version, parts, timeout_s, expects_reply=expects_reply)
+
+    async def _ask(
+        self,
+        api_key: int,
+        api_version: int,
+        parts: Sequence[BytesLike],
+        timeout_s: float,
+        *,
+        expects_reply: bool = True,
+        renewing: bool = False,
+    ) -> memoryview:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._wire.drain()
+                # While a login is renewed a broker takes nothing else on the connection.
+                while not renewing and self._login is not None and self._must_wait(self._login):
+                    await self._renew_login(self._login, timeout_s)
+                    await self._wire.drain()
                 reply = self._send(api_key, api_version, parts, expects_reply=expects_reply)
                 if reply is None:
                     return memoryview(b"")
@@ -208,35 +224,66 @@ class BrokerConnection:
         self, mechanism: str, username: str, password: str, *, timeout_s: float = 30
     ) -> None:
         """Logs in by SASL PLAIN or SCRAM; AuthenticationFailed (then close), ConnectionClosed."""
-        try:
-            client = sasl_client(mechanism, username, password)
-            handshake = request_class(ApiKey.SASL_HANDSHAKE, self.pick_version(ApiKey.SASL_HANDSHAKE, 1, 1))
-            response = await self.request(handshake(mechanism=mechanism), timeout_s=timeout_s)
-            if response.error_code != ErrorCode.none:
-                offered = ", ".join(response.mechanisms) or "none"
-                raise AuthenticationFailed(
-                    f"{self.peer} does not offer SASL {mechanism}; it offers {offered}"
-                )
-            version = self.pick_version(ApiKey.SASL_AUTHENTICATE, 0, 2)
-            challenge = b""
-            while not client.done:
-                # A SCRAM reply costs thousands of hash rounds, of which the server chooses the number.
-                answer = await asyncio.to_thread(client.respond, challenge)
-                if answer is None:
-                    break
-                challenge = await self._exchange(version, answer, timeout_s)
-        except SaslError as error:
-            raise AuthenticationFailed(f"{self.peer}: {error}") from error
+        self._login = Login(
+            self.peer,
+            mechanism,
+            username,
+            password,
+            handshake_version=self.pick_version(ApiKey.SASL_HANDSHAKE, 1, 1),
+            authenticate_version=self.pick_version(ApiKey.SASL_AUTHENTICATE, 0, 2),
+        )
+        await self._perform(self._login, timeout_s)
 
-    async def _exchange(self, version: int, answer: bytes, timeout_s: float) -> bytes:
-        message = request_class(ApiKey.SASL_AUTHENTICATE, version)(auth_bytes=answer)
-        response = await self.request(message, timeout_s=timeout_s)
-        if response.error_code != ErrorCode.none:
-            reason = response.error_message or ErrorCode(response.error_code).name
-            raise AuthenticationFailed(f"{self.peer} refused the credentials: {reason}")
-        if version >= 1:
-            self.session_lifetime_ms = response.session_lifetime // timedelta(milliseconds=1)
-        return bytes(response.auth_bytes)
+    @property
+    def session_lifetime_ms(self) -> int:
+        """How long the broker lets a login last; 0: as long as the connection."""
+        return 0 if self._login is None else self._login.lifetime_ms
+
+    @property
+    def login_due_at(self) -> float:
+        """When the login should be renewed, by `time.monotonic`; infinity: never."""
+        return float("inf") if self._login is None else self._login.due_at
+
+    def _must_wait(self, login: Login) -> bool:
+        return login.due or self._renewing.locked()
+
+    async def _perform(self, login: Login, timeout_s: float) -> None:
+        async def ask(message: Any) -> Any:
+            key, version = int(message.__api_key__), int(message.__version__)
+            body = await self._ask(key, version, (encode_request(message),), timeout_s, renewing=True)
+            return decode_response(key, version, body)
+
+        async with self._renewing:
+            await login.perform(ask)
+
+    async def _renew_login(self, login: Login, timeout_s: float) -> None:
+        """Returns when the login is not due; ConnectionClosed if the broker does not take it any more."""
+        if self._renewing.locked():
+            async with self._renewing:
+                return
+        try:
+            await self._perform(login, timeout_s)
+        except AuthenticationFailed as error:
+            self._wire.abort()
+            raise ConnectionClosed(f"the login could not be renewed: {error}", error) from error
+        except BaseException:
+            # Half renewed it is of no use.
+            self._wire.abort()
+            raise
+
+    async def renew_detached(self, *, timeout_s: float = 30) -> None:
+        """Renews the login of a connection that was given away, between two requests of its new owner.
+
+        Nothing may be outstanding, and nobody else may use it meanwhile. ConnectionClosed, TimeoutError.
+        """
+        owner, self._wire.on_readable = self._wire.on_readable, self._take_replies
+        self._detached = False
+        try:
+            if self._login is not None and self._login.due:
+                await self._renew_login(self._login, timeout_s)
+        finally:
+            self._detached = True
+            self._wire.on_readable = owner
 
     # --- ending ---------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self, TypeAlias
 
 from gateway.config import SecurityConfig, SecurityProtocol, format_host_port
-from gateway.tls import client_context
+from gateway.tls import ReloadingContext, client_context
 from gateway.upstreams.connection import BrokerConnection
 from gateway.upstreams.errors import (
     AuthenticationFailed,
@@ -53,7 +53,9 @@ class Security:
             mechanism=config.sasl_mechanism,
             username=config.username,
             password=config.password.get_secret_value() if config.password else None,
-            ssl_context=client_context(config) if config.protocol.uses_tls else None,
+            ssl_context=ReloadingContext(lambda: client_context(config))
+            if config.protocol.uses_tls
+            else None,
             verify_hostname=config.verify_hostname,
         )
 

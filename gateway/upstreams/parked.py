@@ -71,8 +71,13 @@ class ParkedPool:
             return f"{MAX_PARKED} connections are parked already"
         return None
 
-    def park(self, wire: FrameConnection, agent_id: UUID, agent_epoch: int) -> None:
-        """Take over a connection whose LinkAttach was answered; a newer epoch replaces the agent's older."""
+    def park(
+        self, wire: FrameConnection, agent_id: UUID, agent_epoch: int, lifetime_s: float | None = None
+    ) -> None:
+        """Take over a connection whose LinkAttach was answered; a newer epoch replaces the agent's older.
+
+        After `lifetime_s` the login is over that it was made with, and so is the connection, bound or not.
+        """
         if self.refusal(agent_id, agent_epoch) is not None:
             # Others were quicker between the question and now.
             wire.abort()
@@ -89,6 +94,8 @@ class ParkedPool:
         parked = _Parked(wire, connection, agent_id, agent_epoch)
         self._parked.append(parked)
         self._tasks.spawn(self._keep_alive(parked), name=f"keep alive {connection.peer}")
+        if lifetime_s is not None:
+            asyncio.get_running_loop().call_later(lifetime_s, self._expire, parked)
 
     async def _keep_alive(self, parked: _Parked) -> None:
         try:
@@ -101,6 +108,21 @@ class ParkedPool:
             if parked in self._parked:
                 self._log.info("parked_connection_lost", peer=parked.connection.peer, error=str(error))
                 self._drop(parked)
+
+    def _expire(self, parked: _Parked) -> None:
+        if not parked.connection.closed:
+            self._log.info("link_login_expired", peer=parked.connection.peer)
+        self._drop(parked)
+
+    def drop_all(self, reason: str) -> None:
+        """Ends every connection at once, bound ones too; new ones may come."""
+        if self._parked or self._bound:
+            self._log.warning("link_connections_dropped", reason=reason)
+        for parked in list(self._parked):
+            self._drop(parked)
+        for connection in self._bound:
+            connection.abort()
+        self._bound.clear()
 
     def _drop(self, parked: _Parked) -> None:
         if parked in self._parked:
@@ -173,11 +195,7 @@ class ParkedPool:
     async def close(self) -> None:
         """Drop every connection, bound ones too. Idempotent."""
         self._closed = True
-        for parked in list(self._parked):
-            self._drop(parked)
-        for connection in self._bound:
-            connection.abort()
-        self._bound.clear()
+        self.drop_all("the link is going away")
         async with self._arrived:
             self._arrived.notify_all()
         await self._tasks.close()

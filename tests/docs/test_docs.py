@@ -64,6 +64,8 @@ def as_written(field: FieldInfo) -> str:
         return "required"
     if isinstance(default, tuple):
         return f"{default[0]}-{default[-1]}"
+    if isinstance(default, list):
+        return str(yaml.safe_dump(default, default_flow_style=True)).strip()
     return yaml.safe_dump(str(default) if isinstance(default, str) else default).splitlines()[0].strip("'")
 
 

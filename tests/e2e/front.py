@@ -33,6 +33,7 @@ class Access:
     identity: Identity
     user: str = USER
     password: str = PASSWORD
+    mechanism: str = "PLAIN"
 
     @property
     def bootstrap(self) -> str:
@@ -43,7 +44,7 @@ class Access:
         """Settings of confluent-kafka and kcat."""
         settings: dict[str, Any] = {"bootstrap.servers": self.bootstrap}
         if self.way == "sasl":
-            settings |= {"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN"}
+            settings |= {"security.protocol": "SASL_SSL", "sasl.mechanism": self.mechanism}
             settings |= {"sasl.username": self.user, "sasl.password": self.password}
         if self.way == "mtls":
             settings |= {
@@ -65,9 +66,10 @@ class Access:
             "ssl.truststore.location": str(self.ca_file),
         }
         if self.way == "sasl":
-            module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+            family = "plain.PlainLoginModule" if self.mechanism == "PLAIN" else "scram.ScramLoginModule"
+            module = f"org.apache.kafka.common.security.{family}"
             login = f'{module} required username="{self.user}" password="{self.password}";'
-            settings |= {"sasl.mechanism": "PLAIN", "sasl.jaas.config": login}
+            settings |= {"sasl.mechanism": self.mechanism, "sasl.jaas.config": login}
         else:
             settings |= {
                 "ssl.keystore.type": "PEM",
@@ -80,7 +82,7 @@ class Access:
         """Settings that aiokafka and kafka-python share."""
         settings: dict[str, Any] = {"bootstrap_servers": self.bootstrap}
         if self.way == "sasl":
-            settings |= {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN"}
+            settings |= {"security_protocol": "SASL_SSL", "sasl_mechanism": self.mechanism}
             settings |= {"sasl_plain_username": self.user, "sasl_plain_password": self.password}
         if self.way == "mtls":
             settings["security_protocol"] = "SSL"

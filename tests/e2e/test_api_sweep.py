@@ -96,8 +96,8 @@ def valid_body(key: int, version: int) -> bytes | None:
 
 
 def bodies(key: int, version: int) -> dict[str, bytes]:
-    junk = random.Random(f"{key} {version}").randbytes(40)
-    made = {"empty": b"", "zeros": bytes(20), "ones": b"\xff" * 20, "junk": junk}
+    junk = random.Random(f"{key} {version}")
+    made: dict[str, bytes] = {"empty": b"", "ones": b"\xff" * 20, "junk": junk.randbytes(40)}
     if (valid := valid_body(key, version)) is not None:
         made |= {"valid": valid, "long": valid + b"\x00"}
     return made

@@ -205,8 +205,8 @@ def test_what_happens_is_counted_and_secrets_are_not_told(front: Front) -> None:
         assert client.is_closed()
     page = metrics(front.gateway)
     for series in (
-        'causeway_authentications_total{mechanism="sasl_plain",outcome="refused"}',
-        'causeway_authentications_total{mechanism="sasl_plain",outcome="accepted"}',
+        'causeway_authentications_total{mechanism="PLAIN",outcome="refused"}',
+        'causeway_authentications_total{mechanism="PLAIN",outcome="accepted"}',
         'causeway_requests_total{api="API_VERSIONS",version="0"}',
         'causeway_refusals_total{api="LEADER_AND_ISR",reason="closed"}',
         'causeway_connections_total{listener="sasl"}',

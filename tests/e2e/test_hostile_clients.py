@@ -288,7 +288,7 @@ def header(api_key: int, version: int, body: bytes = b"") -> bytes:
         (ApiKey.LEADER_AND_ISR, 1),
         (ApiKey.CONTROLLED_SHUTDOWN, 1),
         (ApiKey.WRITE_TXN_MARKERS, 1),
-        (ApiKey.ALTER_USER_SCRAM_CREDENTIALS, 0),
+        (ApiKey.ALTER_USER_SCRAM_CREDENTIALS, 1),
         (ApiKey.VOTE, 0),
         (ApiKey.DESCRIBE_QUORUM, 0),
         (ApiKey.ENVELOPE, 0),

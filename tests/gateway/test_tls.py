@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
+import time
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,8 +17,17 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from certs.make_certs import TestAuthority
-from gateway.tls import ClientAuth, TlsError, client_context, client_context_from_pem, server_context
+from certs.make_certs import Identity, TestAuthority
+from gateway.tls import (
+    ClientAuth,
+    ReloadingContext,
+    TlsError,
+    client_context,
+    client_context_from_pem,
+    next_update,
+    not_after,
+    server_context,
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +36,7 @@ class Server:
     key_file: Path
     client_ca_file: Path | None
     client_auth: ClientAuth = ClientAuth.NONE
+    crl_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -147,3 +160,104 @@ def test_files_that_cannot_be_used(server: Server, authority: TestAuthority, tmp
     # Nobody is asked for the pass phrase on the terminal.
     with pytest.raises(TlsError, match="cannot use certificate"):
         server_context(Server(server.certificate_file, secret_key, None))
+
+
+# --- revocation --------------------------------------------------------------------------------------
+
+
+def with_list(server: Server, authority: TestAuthority, crl: bytes, folder: Path) -> Server:
+    file = folder / "crl.pem"
+    file.write_bytes(crl)
+    return Server(
+        server.certificate_file, server.key_file, authority.ca_file, ClientAuth.REQUIRED, crl_file=file
+    )
+
+
+def identified(authority: TestAuthority, name: str) -> ssl.SSLContext:
+    identity = authority.client(name)
+    return client_context(Client(authority.ca_file, identity.certificate_file, identity.key_file))
+
+
+def test_a_revoked_client_is_kept_out(server: Server, authority: TestAuthority, tmp_path: Path) -> None:
+    listed = with_list(server, authority, authority.revocation_list(authority.client("mallory")), tmp_path)
+    context = server_context(listed)
+    shake_hands(identified(authority, "alice"), context)
+    with pytest.raises(ssl.SSLCertVerificationError, match="certificate revoked"):
+        shake_hands(identified(authority, "mallory"), context)
+
+
+def test_a_list_that_is_outdated_or_of_another_authority_lets_nobody_in(
+    server: Server, authority: TestAuthority, tmp_path: Path
+) -> None:
+    outdated = authority.revocation_list(lifetime=-timedelta(minutes=5))
+    with pytest.raises(ssl.SSLCertVerificationError, match="CRL has expired"):
+        shake_hands(
+            identified(authority, "alice"), server_context(with_list(server, authority, outdated, tmp_path))
+        )
+    foreign = TestAuthority(tmp_path / "other").revocation_list()
+    with pytest.raises(ssl.SSLCertVerificationError, match="CRL"):
+        shake_hands(
+            identified(authority, "alice"), server_context(with_list(server, authority, foreign, tmp_path))
+        )
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"junk", b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"]
+)
+def test_what_is_no_revocation_list_is_refused(
+    server: Server, authority: TestAuthority, tmp_path: Path, content: bytes
+) -> None:
+    with pytest.raises(TlsError, match=r"cannot use CRL file .*crl\.pem"):
+        server_context(with_list(server, authority, content, tmp_path))
+    with pytest.raises(TlsError, match=r"cannot use CRL file .*crl\.pem"):
+        server_context(with_list(server, authority, authority.ca_file.read_bytes(), tmp_path))
+
+
+def test_when_what_is_in_use_ends(authority: TestAuthority, tmp_path: Path) -> None:
+    assert not_after(authority.server().certificate_file) > time.time() + 24 * 3600
+    (tmp_path / "crl.pem").write_bytes(authority.revocation_list(lifetime=timedelta(days=2)))
+    assert next_update(tmp_path / "crl.pem") == pytest.approx(time.time() + 2 * 24 * 3600, abs=60)
+    with pytest.raises(TlsError, match="cannot read"):
+        not_after(tmp_path / "crl.pem")
+
+
+# --- exchange ----------------------------------------------------------------------------------------
+
+
+def test_new_connections_have_the_new_files_and_a_bad_one_changes_nothing(
+    authority: TestAuthority, tmp_path: Path
+) -> None:
+    first, second = authority.server("first"), authority.server("second")
+    files = Server(tmp_path / "s.pem", tmp_path / "s.key", None)
+
+    def put(identity: Identity) -> None:
+        files.certificate_file.write_bytes(identity.certificate_file.read_bytes())
+        files.key_file.write_bytes(identity.key_file.read_bytes())
+
+    def subject() -> object:
+        to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = client_context(Client(authority.ca_file)).wrap_bio(
+            to_client, to_server, server_hostname="localhost"
+        )
+        end = context.wrap_bio(to_server, to_client, server_side=True)
+        for each in (client, end, client, end, client):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                each.do_handshake()
+        peer = client.getpeercert()
+        assert peer is not None
+        return peer["subject"]
+
+    put(first)
+    context = ReloadingContext(lambda: server_context(files))
+    names: list[str | None] = []
+    context.sni_callback = lambda _end, name, _context: names.append(name)
+    assert subject() == ((("commonName", "first"),),)
+    put(second)
+    assert subject() == ((("commonName", "first"),),)
+    context.reload()
+    assert subject() == ((("commonName", "second"),),)
+    files.key_file.write_bytes(first.key_file.read_bytes())
+    with pytest.raises(TlsError, match="cannot use certificate"):
+        context.reload()
+    assert subject() == ((("commonName", "second"),),)
+    assert names == ["localhost"] * 4, "whoever asked for the server's names is still told"

@@ -75,6 +75,7 @@ class _ServerFiles:
         self.key_file = identity.key_file
         self.client_ca_file = authority.ca_file
         self.client_auth = ClientAuth.REQUESTED
+        self.crl_file = None
 
 
 class _ClientFiles:

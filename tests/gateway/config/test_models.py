@@ -52,6 +52,18 @@ def test_asking_for_certificates_needs_an_authority(server_tls: dict[str, Any]) 
         }
 
 
+def test_a_revocation_list_belongs_to_an_authority(
+    server_tls: dict[str, Any], authority: TestAuthority, tmp_path: Path
+) -> None:
+    (tmp_path / "crl.pem").write_bytes(authority.revocation_list())
+    tls = server_tls | {"crl_file": tmp_path / "crl.pem"}
+    assert list(complaints(TlsConfig, tls)) == ["crl_file"]
+    tls |= {"client_ca_file": authority.ca_file, "client_auth": "required"}
+    assert complaints(TlsConfig, tls) == {}
+    (tmp_path / "crl.pem").write_text("junk")
+    assert "cannot use CRL file" in complaints(TlsConfig, tls)[""]
+
+
 def test_certificates_must_be_usable(
     server_tls: dict[str, Any], authority: TestAuthority, tmp_path: Path
 ) -> None:

@@ -256,7 +256,7 @@ async def test_a_destination_that_does_not_read_is_left(lab: Lab, monkeypatch: p
 
     def asks_and_is_left() -> bool:
         if not wire.closed:
-            for _ in range(500):
+            for _ in range(5_000):
                 wire.write_frame(ask)
         return len(lab.gateway.attached) > 1
 
@@ -269,6 +269,24 @@ async def test_silence_ends_a_parked_connection(lab: Lab, monkeypatch: pytest.Mo
     wires = [await lab.parked() for _ in range(2)]
     await until(lambda: all(wire.closed for wire in wires))
     await lab.parked()
+
+
+async def test_a_parked_connection_is_replaced_before_its_login_ends(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch, PARKED_SLOTS=1)
+    soon = property(lambda _: time.monotonic() + 0.1)
+    monkeypatch.setattr(BrokerConnection, "login_due_at", soon)
+    lab.run()
+    first = await lab.parked()
+    await first.negotiate()
+    assert not first.closed
+    await asyncio.sleep(0.15)
+    await first.negotiate()
+    second = await lab.parked()
+    await until(lambda: first.closed)
+    assert lab.half.error is None, "nothing went wrong"
+    assert not second.closed
 
 
 async def test_everything_ends_with_it(lab: Lab) -> None:

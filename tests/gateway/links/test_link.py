@@ -12,8 +12,18 @@ import pytest
 from gateway.links.attach import AttachRefused
 from gateway.links.errors import LinkError
 from gateway.links.requests import CreateLink, CreateMirror, LinkErrorKind, LinkState, TaskState
+from gateway.security.credentials import SCRAM_SHA_256, scram_keys
 from gateway.security.principals import Principal
-from gateway.state.records import ConnectionMode, Delete, LinkMode, LinkRecord, MirrorStatus
+from gateway.state.records import (
+    ConnectionMode,
+    Delete,
+    LinkMode,
+    LinkRecord,
+    MirrorStatus,
+    Record,
+    ScramKeys,
+    UserRecord,
+)
 from gateway.state.secrets import Secrets
 from gateway.state.store import StateUnavailable
 from gateway.wire import FrameConnection
@@ -620,6 +630,38 @@ async def test_a_link_that_changes_before_its_connection_is_parked(lab: LinksLab
         await lab.make_link()
     lab.links.park(ALICE, wish(lab), near)
     assert near.closed
+    await near.wait_closed()
+    far.abort()
+    await far.wait_closed()
+
+
+def alice(password: str) -> UserRecord:
+    made = scram_keys(password, SCRAM_SHA_256)
+    keys = ScramKeys(
+        salt=made.salt, iterations=made.iterations, stored_key=made.stored_key, server_key=made.server_key
+    )
+    return UserRecord(name="alice", scram={SCRAM_SHA_256: keys})
+
+
+@pytest.mark.parametrize("change", [Delete("user", "alice"), alice("new")], ids=["deleted", "new password"])
+async def test_what_a_user_has_attached_ends_with_its_password(
+    lab: LinksLab, change: Record | Delete
+) -> None:
+    await lab.store.update(lambda _: [alice("old")])
+    await lab.make_inbound()
+    await lab.links.attach(ALICE, wish(lab))
+    near, far = await wires(lab)
+    lab.links.park(ALICE, wish(lab), near)
+    bob = alice("x").model_copy(update={"name": "bob"})
+    await lab.store.update(lambda _: [bob])
+    await asyncio.sleep(0.05)
+    assert lab.links._runtimes[LINK].pool is not None
+    others_matter = near.closed
+    assert not others_matter
+    await lab.store.update(lambda _: [change])
+    async with asyncio.timeout(5):
+        while not near.closed:
+            await asyncio.sleep(0.01)
     await near.wait_closed()
     far.abort()
     await far.wait_closed()

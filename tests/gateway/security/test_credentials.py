@@ -98,6 +98,33 @@ async def test_an_unknown_user_takes_as_long_as_a_wrong_password() -> None:
     assert 0.5 < known / unknown < 2
 
 
+@pytest.mark.parametrize("mechanism", [SCRAM_SHA_256, SCRAM_SHA_512])
+def test_scram_keys_are_the_users(mechanism: str) -> None:
+    stored = scram_keys("state", mechanism, 8192)
+    credentials = Credentials({"alice": "static"}, {"bob": Stored({mechanism: stored})}.get)
+    assert verify("static", credentials.scram("alice", mechanism), mechanism)
+    assert credentials.scram("bob", mechanism) is stored
+
+
+@pytest.mark.parametrize("mechanism", [SCRAM_SHA_256, SCRAM_SHA_512])
+def test_who_does_not_exist_has_keys_that_look_like_a_users(mechanism: str) -> None:
+    other = SCRAM_SHA_512 if mechanism == SCRAM_SHA_256 else SCRAM_SHA_256
+    credentials = Credentials({}, {"half": Stored({other: scram_keys("pw", other)})}.get, secret=b"s" * 32)
+    real = scram_keys("pw", mechanism)
+    for name in ("nobody", "half"):
+        made = credentials.scram(name, mechanism)
+        assert made == credentials.scram(name, mechanism), "who tries again must see the same salt"
+        assert [len(key) for key in (made.salt, made.stored_key, made.server_key)] == [
+            len(key) for key in (real.salt, real.stored_key, real.server_key)
+        ]
+        assert made.iterations == real.iterations
+    assert credentials.scram("nobody", mechanism).salt != credentials.scram("nobody2", mechanism).salt
+    twin = Credentials({}, nobody, secret=b"s" * 32)
+    assert twin.scram("nobody", mechanism) == credentials.scram("nobody", mechanism)
+    stranger = Credentials({}, nobody)
+    assert stranger.scram("nobody", mechanism).salt != credentials.scram("nobody", mechanism).salt
+
+
 @pytest.mark.parametrize(
     ("token", "parsed"),
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,9 +17,12 @@ from gateway.config import Authentication, LimitsConfig
 from gateway.listeners.endpoints import Endpoint
 from gateway.listeners.listener import Listener
 from gateway.security.credentials import Credentials
+from gateway.security.policy import AuthenticationPolicy
 from gateway.security.principals import Principal
+from gateway.security.sasl import mechanisms
 from gateway.sessions.broker_versions import VersionCache
 from gateway.sessions.reserved_names import is_reserved
+from gateway.sessions.scram_users import ScramUsers
 from gateway.sessions.services import SessionServices
 from gateway.sessions.session import Session
 from gateway.sessions.topic_ids import TopicIds
@@ -32,6 +35,7 @@ from protocol.api_versions import FORWARDED
 from protocol.headers import RequestHeader, encode_request_header, peek_correlation_id, response_body_offset
 from protocol.messages import decode_response, encode_request, response_class
 from protocol.reverse import LinkAttachRequest, LinkAttachResponse
+from protocol.sasl import sasl_client
 from tests.e2e.raw_client import make
 from tests.fakes.broker import FakeBroker
 
@@ -78,6 +82,7 @@ class Attach:
         self.error = ErrorCode.none
         self.principals: list[str] = []
         self.parked: list[FrameConnection] = []
+        self.lifetimes: list[float | None] = []
         self.decided = asyncio.Event()
         self.decided.set()
 
@@ -86,8 +91,15 @@ class Attach:
         await self.decided.wait()
         return LinkAttachResponse(self.error, None, "link-id", "instance", 1)
 
-    def park(self, principal: Principal, request: LinkAttachRequest, wire: FrameConnection) -> None:
+    def park(
+        self,
+        principal: Principal,
+        request: LinkAttachRequest,
+        wire: FrameConnection,
+        lifetime_s: float | None,
+    ) -> None:
         self.parked.append(wire)
+        self.lifetimes.append(lifetime_s)
 
 
 @dataclass
@@ -160,12 +172,19 @@ class Client:
         key, version = self._sent.pop(correlation_id)
         return correlation_id, key, version, bytes(frame[response_body_offset(key, version, frame) :])
 
-    async def log_in(self, user: str = "alice", password: str = PASSWORD) -> Any:
-        """SASL PLAIN."""
-        shaken = await self.call(make(ApiKey.SASL_HANDSHAKE, 1, mechanism="PLAIN"))
-        assert shaken.error_code == ErrorCode.none
-        token = f"\0{user}\0{password}".encode()
-        return await self.call(make(ApiKey.SASL_AUTHENTICATE, 2, auth_bytes=token))
+    async def log_in(
+        self, user: str = "alice", password: str = PASSWORD, mechanism: str = "PLAIN", version: int = 2
+    ) -> Any:
+        """The last answer of a SASL exchange, the first one that is an error if there is one."""
+        sasl = sasl_client(mechanism, user, password)
+        answer = await self.call(make(ApiKey.SASL_HANDSHAKE, 1, mechanism=mechanism))
+        challenge = b""
+        while answer.error_code == ErrorCode.none and (token := sasl.respond(challenge)) is not None:
+            answer = await self.call(make(ApiKey.SASL_AUTHENTICATE, version, auth_bytes=token))
+            challenge = bytes(answer.auth_bytes)
+            if mechanism == "PLAIN":
+                break
+        return answer
 
     async def close(self) -> None:
         """Leaves."""
@@ -183,21 +202,35 @@ def heartbeat_response(error: ErrorCode = ErrorCode.none) -> Any:
     return response_class(ApiKey.HEARTBEAT, 4)(throttle_time=timedelta(), error_code=error)
 
 
+def sasl_policy(
+    method: Authentication = Authentication.SASL, names: Sequence[str] = ("PLAIN",), **options: Any
+) -> AuthenticationPolicy:
+    """How alice and admin get in."""
+    credentials = Credentials({"alice": PASSWORD, "admin": PASSWORD}, lambda name: None)
+    offered = mechanisms(names, credentials) if method.uses_sasl else {}
+    return AuthenticationPolicy(method=method, mechanisms=offered, **options)
+
+
 @asynccontextmanager
 async def lab(
     *,
     authentication: Authentication = Authentication.NONE,
+    policy: AuthenticationPolicy | None = None,
     tls: ssl.SSLContext | None = None,
     limits: LimitsConfig | None = None,
     super_users: frozenset[str] = frozenset({"User:ANONYMOUS"}),
+    users: ScramUsers | None = None,
+    upstream: Security | None = None,
+    prepare: Callable[[FakeBroker], object] = lambda broker: None,
 ) -> AsyncIterator[Lab]:
     """A listener with bootstrap and broker ports; node 9 has a port but no broker."""
     broker = FakeBroker(NODE_ID)
     broker.versions = dict(FORWARDED) | broker.versions
     broker.versions[ApiKey.METADATA] = (5, 12)
     broker.handlers[ApiKey.HEARTBEAT] = lambda header, body: heartbeat_response()
+    prepare(broker)
     await broker.start()
-    cluster = Cluster(DialConnector([broker.bootstrap], Security()))
+    cluster = Cluster(DialConnector([broker.bootstrap], upstream or Security()))
     limits = limits or LimitsConfig()
     topic_ids = TopicIds(cluster, is_reserved)
     for name, topic_id in (("_causeway-state", STATE_TOPIC_ID), ("mirror", MIRROR_ID), ("plain", PLAIN_ID)):
@@ -205,15 +238,15 @@ async def lab(
     mirrors, attach, sessions = Mirrors(), Attach(), list[Session]()
     services = SessionServices(
         listener="lab",
-        authentication=authentication,
+        authentication=policy or sasl_policy(authentication),
         advertised=lambda node_id: ("gateway.example", 9000 + node_id) if node_id < 5 else None,
         cluster=cluster,
         versions=VersionCache(cluster),
         topic_ids=topic_ids,
-        credentials=Credentials({"alice": PASSWORD, "admin": PASSWORD}, lambda name: None),
         mirrors=mirrors,
         limits=limits,
         super_users=super_users,
+        users=users,
         attach=attach,
         reserved_ids=lambda: topic_ids.reserved,
         serving=lambda: made.serving,

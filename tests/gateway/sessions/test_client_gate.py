@@ -14,19 +14,10 @@ from gateway.wire import ConnectionClosed
 from protocol.api_keys import ApiKey
 from protocol.fillers import encode_filler_batch
 from protocol.headers import RequestHeader
-from protocol.messages import decode_request, encode_request, encode_response, response_class
+from protocol.messages import decode_request, encode_response, response_class
 from protocol.record_batches import read_batches
 from tests.e2e.raw_client import batch, make, produce
-from tests.gateway.sessions.lab import (
-    MIRROR_ID,
-    PLAIN_ID,
-    STATE_TOPIC_ID,
-    Client,
-    Lab,
-    heartbeat,
-    heartbeat_response,
-    lab,
-)
+from tests.gateway.sessions.lab import MIRROR_ID, PLAIN_ID, STATE_TOPIC_ID, Client, Lab, heartbeat, lab
 
 
 def nothing(response: Any) -> dict[str, Any]:
@@ -677,71 +668,3 @@ def nothing_done(key: int, version: int) -> Any:
     if key == ApiKey.ADD_PARTITIONS_TO_TXN:
         lists = ["results_by_topic_v3_and_below"]
     return made(throttle_time=timedelta(), **dict.fromkeys(lists, ()))
-
-
-async def test_an_unknown_id_ends_a_producer_that_wants_no_acknowledgement() -> None:
-    async with lab() as here:
-        client = await producing(here)
-        client.send(produce(13, {UUID(int=0xDEAD): batch(b"x"), PLAIN_ID: batch(b"y")}, acks=0))
-        with pytest.raises(ConnectionClosed):
-            await client.wire.read_frame(10)
-        # What could be written was.
-        assert len(here.forwarded(ApiKey.PRODUCE)) == 1
-
-
-# --- what newer clients may add ----------------------------------------------------------------------
-
-UNKNOWN_TAG = b"\x01\x63\x03new"
-
-
-async def test_unknown_tagged_fields_pass_where_nobody_decides_by_them() -> None:
-    bodies: list[bytes] = []
-
-    def answer(header: RequestHeader, body: bytes) -> Any:
-        bodies.append(bytes(body))
-        return heartbeat_response()
-
-    async with lab() as here:
-        here.broker.handlers[ApiKey.HEARTBEAT] = answer
-        client = await here.client()
-        sent = encode_request(heartbeat())[:-1] + UNKNOWN_TAG
-        client.send_body(ApiKey.HEARTBEAT, 4, sent)
-        assert (await client.receive()).error_code == ErrorCode.none
-        assert bodies == [sent]
-
-
-DECIDED = [
-    make(ApiKey.CONSUMER_GROUP_HEARTBEAT, 1, group_id="g", topic_partitions=None),
-    make(ApiKey.STREAMS_GROUP_HEARTBEAT, 0, group_id="g", topology=None),
-    make(ApiKey.CREATE_PARTITIONS, 3, topics=[]),
-    make(ApiKey.INCREMENTAL_ALTER_CONFIGS, 1, resources=[]),
-    make(ApiKey.DELETE_GROUPS, 2, groups_names=("_causeway-work",)),
-    produce(9, {"plain": batch(b"x")}),
-]
-
-
-@pytest.mark.parametrize("request_", DECIDED, ids=lambda request: ApiKey(request.__api_key__).name)
-async def test_a_request_that_is_decided_about_may_hold_nothing_unknown(request_: Any) -> None:
-    async with lab() as here:
-        client = await here.client()
-        key, version = int(request_.__api_key__), int(request_.__version__)
-        client.send_body(key, version, encode_request(request_)[:-1] + UNKNOWN_TAG)
-        with pytest.raises(ConnectionClosed):
-            await client.wire.read_frame(10)
-        assert here.forwarded(key) == []
-
-
-async def test_telemetry_passes() -> None:
-    """KIP-714, of brokers that have a plug-in for it."""
-    answers: dict[int, bytes] = {
-        ApiKey.GET_TELEMETRY_SUBSCRIPTIONS: b"\x00" * 4 + b"\x00\x00" + b"some id and so on",
-        ApiKey.PUSH_TELEMETRY: b"\x00" * 4 + b"\x00\x00\x00",
-    }
-    async with lab() as here:
-        for key in answers:
-            here.broker.handlers[key] = lambda header, body: answers[header.api_key]
-        client = await here.client()
-        for key, body in answers.items():
-            client.send(make(key, 0))
-            assert (await client.receive_body())[3] == body
-            assert len(here.forwarded(key)) == 1

@@ -17,6 +17,7 @@ MATRIX: dict[S, dict[E, S | None]] = {
     S.HANDSHAKE: {
         E.MECHANISM_CHOSEN: S.AUTHENTICATING,
         E.AUTHENTICATED: S.READY,
+        E.EXPIRE: None,
         E.ATTACHED: None,
         E.DRAIN: S.CLOSED,
         E.CLOSE: S.CLOSED,
@@ -24,20 +25,39 @@ MATRIX: dict[S, dict[E, S | None]] = {
     S.AUTHENTICATING: {
         E.MECHANISM_CHOSEN: None,
         E.AUTHENTICATED: S.READY,
+        E.EXPIRE: None,
         E.ATTACHED: None,
         E.DRAIN: S.CLOSED,
         E.CLOSE: S.CLOSED,
     },
     S.READY: {
-        E.MECHANISM_CHOSEN: None,
+        E.MECHANISM_CHOSEN: S.REAUTHENTICATING,
         E.AUTHENTICATED: None,
+        E.EXPIRE: S.EXPIRED,
         E.ATTACHED: S.HANDED_OVER,
+        E.DRAIN: S.DRAINING,
+        E.CLOSE: S.CLOSED,
+    },
+    S.REAUTHENTICATING: {
+        E.MECHANISM_CHOSEN: None,
+        E.AUTHENTICATED: S.READY,
+        E.EXPIRE: S.REAUTHENTICATING,
+        E.ATTACHED: None,
+        E.DRAIN: S.DRAINING,
+        E.CLOSE: S.CLOSED,
+    },
+    S.EXPIRED: {
+        E.MECHANISM_CHOSEN: S.REAUTHENTICATING,
+        E.AUTHENTICATED: None,
+        E.EXPIRE: None,
+        E.ATTACHED: None,
         E.DRAIN: S.DRAINING,
         E.CLOSE: S.CLOSED,
     },
     S.DRAINING: {
         E.MECHANISM_CHOSEN: None,
         E.AUTHENTICATED: None,
+        E.EXPIRE: S.DRAINING,
         E.ATTACHED: None,
         E.DRAIN: S.DRAINING,
         E.CLOSE: S.CLOSED,
@@ -45,6 +65,7 @@ MATRIX: dict[S, dict[E, S | None]] = {
     S.HANDED_OVER: {
         E.MECHANISM_CHOSEN: None,
         E.AUTHENTICATED: None,
+        E.EXPIRE: S.HANDED_OVER,
         E.ATTACHED: None,
         E.DRAIN: S.HANDED_OVER,
         E.CLOSE: S.HANDED_OVER,
@@ -52,6 +73,7 @@ MATRIX: dict[S, dict[E, S | None]] = {
     S.CLOSED: {
         E.MECHANISM_CHOSEN: None,
         E.AUTHENTICATED: None,
+        E.EXPIRE: S.CLOSED,
         E.ATTACHED: None,
         E.DRAIN: S.CLOSED,
         E.CLOSE: S.CLOSED,
@@ -83,3 +105,8 @@ def test_before_ready_a_client_may_only_negotiate_and_authenticate() -> None:
         ApiKey.LINK_ATTACH,
     }
     assert ALLOWED_BEFORE_READY[S.AUTHENTICATING] == {ApiKey.SASL_AUTHENTICATE}
+    assert ALLOWED_BEFORE_READY[S.REAUTHENTICATING] == {ApiKey.SASL_AUTHENTICATE}
+
+
+def test_an_expired_session_can_only_be_renewed() -> None:
+    assert ALLOWED_BEFORE_READY[S.EXPIRED] == {ApiKey.SASL_HANDSHAKE}

@@ -87,10 +87,12 @@ class Lab:
         self.wires.append(await self._accepted.get())
         return agent, self.wires[-1]
 
-    async def park(self, agent_id: UUID | None = None, epoch: int = 1) -> Agent:
+    async def park(
+        self, agent_id: UUID | None = None, epoch: int = 1, lifetime_s: float | None = None
+    ) -> Agent:
         """A parked connection."""
         agent, wire = await self.connect()
-        self.pool.park(wire, agent_id or uuid4(), epoch)
+        self.pool.park(wire, agent_id or uuid4(), epoch, lifetime_s)
         return agent
 
 
@@ -99,7 +101,7 @@ async def lab(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Lab]:
     """A pool with short times."""
     monkeypatch.setattr(module, "KEEPALIVE_INTERVAL_S", 0.02)
     monkeypatch.setattr(module, "KEEPALIVE_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(module, "BIND_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(module, "BIND_TIMEOUT_S", 1.0)
     accepted: asyncio.Queue[FrameConnection] = asyncio.Queue()
     server = await asyncio.get_running_loop().create_server(
         lambda: FrameConnection(max_frame_bytes=100, name="pool", on_connected=accepted.put_nowait),
@@ -121,7 +123,7 @@ async def lab(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Lab]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -248,6 +250,31 @@ async def test_a_refusal_of_the_versions_after_the_bind(lab: Lab) -> None:
     with pytest.raises(ConnectFailed):
         await lab.pool.connect(2)
     await until(lambda: agent.wire.closed)
+
+
+async def test_a_connection_ends_with_its_login_parked_or_bound(lab: Lab) -> None:
+    parked, bound, stays = await lab.park(lifetime_s=0.3), await lab.park(lifetime_s=0.3), await lab.park()
+    await until(lambda: stays.requests)
+    # The newest is taken first.
+    kept = await lab.pool.connect(1)
+    connection = await lab.pool.connect(1)
+    assert bound.bound_to
+    await until(lambda: parked.wire.closed and bound.wire.closed)
+    assert connection.closed
+    assert not kept.closed
+    assert not stays.wire.closed
+
+
+async def test_all_connections_can_be_ended_at_once_and_new_ones_come(lab: Lab) -> None:
+    parked, bound = await lab.park(), await lab.park()
+    await until(lambda: bound.requests)
+    connection = await lab.pool.connect(1)
+    lab.pool.drop_all("the user was deleted")
+    await until(lambda: parked.wire.closed and bound.wire.closed)
+    assert connection.closed
+    assert lab.pool.count == 0
+    await lab.park()
+    assert not (await lab.pool.connect(1)).closed
 
 
 async def test_whoever_gives_up_waiting_leaves_no_connection_behind(lab: Lab) -> None:
