@@ -100,18 +100,20 @@ def answers(client: RawClient, name: str) -> list[Any]:
     for deletions, upsertions in alterations(name):
         request = make(ApiKey.ALTER_USER_SCRAM_CREDENTIALS, 0, deletions=deletions, upsertions=upsertions)
         answer = client.call(request)
-        said.append(sorted((each.user, each.error_code, each.error_message) for each in answer.results))
+        said.append(
+            sorted((each.user, each.error_code, each.error_message or None) for each in answer.results)
+        )
         for wish in descriptions(name):
             # A broker learns from the controller what was changed.
             time.sleep(0.05)
             described = client.call(make(ApiKey.DESCRIBE_USER_SCRAM_CREDENTIALS, 0, users=wish))
-            said.append((described.error_code, described.error_message))
+            said.append((described.error_code, described.error_message or None))
             said.append(
                 sorted(
                     (
                         each.user,
                         each.error_code,
-                        each.error_message,
+                        each.error_message or None,
                         sorted((info.mechanism, info.iterations) for info in each.credential_infos),
                     )
                     for each in described.results
@@ -141,7 +143,8 @@ def outcome(client: RawClient, request: Any) -> Any:
         answer = client.call(request)
     except Closed:
         return "closed"
-    return answer.error_code, getattr(answer, "error_message", None)
+    # Without an error a broker says nothing at length zero.
+    return answer.error_code, getattr(answer, "error_message", None) or None
 
 
 def handshake(mechanism: str = "PLAIN") -> Any:

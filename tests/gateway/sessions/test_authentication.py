@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 from datetime import timedelta
 from typing import Any
@@ -78,6 +79,22 @@ async def test_scram_tells_a_wrong_password_and_a_wrong_name_the_same(
         )
         assert time.monotonic() - began > 0.1
         await closes(client)
+
+
+@pytest.mark.parametrize("mechanism", ALL)
+async def test_how_long_a_refusal_takes_says_nothing_of_whether_there_is_such_a_user(mechanism: str) -> None:
+    async with lab(policy=sasl_policy(names=ALL)) as here:
+        times: dict[str, list[float]] = {"alice": [], "nobody": []}
+        for _ in range(5):
+            # In turns, so that a machine that is busy for a while is so for both.
+            for name, taken in times.items():
+                client = await here.client()
+                began = time.perf_counter()
+                answer = await client.log_in(name, "guess", mechanism)
+                taken.append(time.perf_counter() - began)
+                assert answer.error_code == ErrorCode.sasl_authentication_failed
+        known, unknown = (statistics.median(taken) for taken in times.values())
+        assert 0.7 < known / unknown < 1.4
 
 
 async def test_a_mechanism_that_is_not_offered_is_answered_with_those_that_are() -> None:
