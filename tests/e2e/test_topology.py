@@ -76,7 +76,8 @@ class Admin:
     def controller(self) -> int:
         asked = [{"topic_name": "__cluster_metadata", "partitions": [{"partition_index": 0}]}]
         answer = self.call(make(ApiKey.DESCRIBE_QUORUM, 1, topics=asked))
-        return int(answer.topics[0].partitions[0].leader_id)
+        # While there is none a broker answers with an error.
+        return int(answer.topics[0].partitions[0].leader_id) if answer.topics else -1
 
     def place(self, node_ids: list[int]) -> None:
         """Puts every partition on these brokers, led by each in turn, and has them lead."""
@@ -92,9 +93,7 @@ class Admin:
             timeout=WITHIN,
             topics=[{"name": topic, "partitions": partitions} for topic in self._topics],
         )
-        answer = self.call(moving)
-        codes = {each.error_code for topic in answer.responses for each in topic.partitions}
-        assert codes == {ErrorCode.none}
+        eventually(lambda: self._done(self.call(moving)))
         asked = make(ApiKey.LIST_PARTITION_REASSIGNMENTS, 0, timeout=WITHIN, topics=None)
         eventually(lambda: not self.call(asked).topics)
         leading = [replicas[0] for _, replicas in wanted]
@@ -105,6 +104,11 @@ class Admin:
             return all(self.leaders(topic) == leading for topic in self._topics)
 
         eventually(lead)
+
+    @staticmethod
+    def _done(answer: Any) -> bool:
+        codes = {each.error_code for topic in answer.responses for each in topic.partitions}
+        return codes == {ErrorCode.none}
 
 
 def move_leaders(admin: Admin) -> None:
