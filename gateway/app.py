@@ -32,6 +32,7 @@ from gateway.config import Config, ListenerConfig, ProxyProtocol
 from gateway.links.attach import ServeBound
 from gateway.links.link import Links, LinkServices
 from gateway.links.mirror_topics import MirrorTopics
+from gateway.links.shown_mirrors import ShownMirrors
 from gateway.listeners.admission import Admission
 from gateway.listeners.certificate_names import uncovered
 from gateway.listeners.descriptors import allow_descriptors
@@ -135,6 +136,7 @@ class App:
             max_staleness_s=config.state.max_staleness_ms / 1000,
             on_deleted=self._links.forget_mirror,
         )
+        self._shown = ShownMirrors(lambda: store.state)
         self._versions = VersionCache(self._cluster)
         self._admission = Admission(config.limits)
         self._complaints = Complaints()
@@ -288,6 +290,7 @@ class App:
             versions=self._versions,
             topic_ids=self._topic_ids,
             mirrors=self._mirrors,
+            shown=self._shown.current,
             limits=self._config.limits,
             super_users=frozenset(self._config.super_users),
             users=self._scram_users,
@@ -353,9 +356,7 @@ class App:
         catalog = TopicCatalog(cluster)
 
         async def serve(wire: FrameConnection, node_id: int | None) -> None:
-            session = BoundSession(
-                wire, cluster, node_id, catalog, filler_keys=self._mirrors.filler_keys, link=link_name
-            )
+            session = BoundSession(wire, cluster, node_id, catalog, shown=self._shown.current, link=link_name)
             await session.run()
 
         return serve

@@ -11,7 +11,6 @@ kept in the state, a `FixedPayload` for each, recorded before the first append.
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -19,13 +18,8 @@ from typing import Final
 
 from protocol.codecs import Codec, compress
 from protocol.record_batches import (
-    ATTRIBUTES_OFFSET,
-    CONTROL,
-    DELETE_HORIZON,
     HEADER_BYTES,
-    BatchView,
     encode_batch,
-    seal,
 )
 from protocol.varints import SHORT_VARINTS, encode_varint
 
@@ -33,27 +27,13 @@ FILLER_KEY_BYTES: Final = 16
 # The counts of compressed batches, largest first: at most 60 kB each, 0.6 to 1.1 bytes per filler.
 FIXED_COUNTS: Final = (100_000, 10_000, 1_000)
 FIXED_CODEC: Final = Codec.ZSTD
-# The most fillers of an uncompressed batch: 24 kB.
-MOST_PLAIN: Final = 1_000
+# The most fillers of an uncompressed batch: 242 kB.
+MOST_PLAIN: Final = 10_000
 
 _NULL: Final = encode_varint(-1)
 _NO_HEADERS: Final = encode_varint(0)
 # Attributes, and the delta of a timestamp that is the batch's.
 _BEFORE_OFFSET: Final = b"\0\0"
-
-# Version 0, and a type that is neither abort (0) nor commit (1), of which some clients want more. All of them
-# want 4 bytes.
-_CONTROL_KEY: Final = b"\0\0\0\2"
-_CONTROL_VALUE: Final = bytes(FILLER_KEY_BYTES - len(_CONTROL_KEY))
-_CONTROL_REST: Final = (
-    encode_varint(len(_CONTROL_KEY))
-    + _CONTROL_KEY
-    + encode_varint(len(_CONTROL_VALUE))
-    + _CONTROL_VALUE
-    + _NO_HEADERS
-)
-_LONGEST_VARLONG: Final = 10
-_KEY_LENGTH: Final = encode_varint(FILLER_KEY_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,60 +169,3 @@ def encode_filler_batch(
             fixed=False,
         )
     )
-
-
-def present(buffer: bytearray | memoryview, filler_keys: Sequence[bytes]) -> int:
-    """Turn the barriers in a Fetch response into control batches, in place; gives how many there were.
-
-    A barrier is an intact uncompressed batch of one filler. The key anywhere else stays as it is.
-    """
-    view = memoryview(buffer)
-    haystack = buffer if isinstance(buffer, bytearray) else bytes(buffer)
-    presented = 0
-    for key in filler_keys:
-        position = haystack.find(key)
-        while position >= 0:
-            batch = _barrier_with_key_at(view, position, key)
-            if batch is not None:
-                _present_barrier(batch, view[position - len(_KEY_LENGTH) :])
-                presented += 1
-            position = haystack.find(key, position + 1)
-    return presented
-
-
-def _barrier_with_key_at(view: memoryview, position: int, key: bytes) -> BatchView | None:
-    # The cleaner of a compacted topic puts the delete horizon in place of a tombstone's base timestamp
-    # (KIP-534): then the timestamp delta is no longer a single 0.
-    for varlong_bytes in range(1, _LONGEST_VARLONG + 1):
-        after_timestamp = b"\0" + _KEY_LENGTH + key + _NULL + _NO_HEADERS
-        body_bytes = 1 + varlong_bytes + len(after_timestamp)
-        start = position - HEADER_BYTES - 2 - varlong_bytes - 1 - len(_KEY_LENGTH)
-        if start < 0:
-            break
-        # Of older formats the view has no count.
-        batch = BatchView(view, start)
-        if (
-            batch.size_bytes != HEADER_BYTES + 1 + body_bytes
-            or batch.count != 1
-            or batch.last_offset_delta != 0
-        ):
-            continue
-        records = bytes(batch.records)
-        timestamp_delta = records[2 : 2 + varlong_bytes]
-        if (
-            not batch.attributes & ~DELETE_HORIZON
-            and records[:2] == encode_varint(body_bytes) + b"\0"
-            and [byte >= 0x80 for byte in timestamp_delta] == [True] * (varlong_bytes - 1) + [False]
-            and records[2 + varlong_bytes :] == after_timestamp
-            and batch.verify_crc()
-        ):
-            return batch
-    return None
-
-
-def _present_barrier(batch: BatchView, from_key_length: memoryview) -> None:
-    from_key_length[: len(_CONTROL_REST)] = _CONTROL_REST
-    raw = batch.raw
-    # The low byte of the attributes, big endian.
-    raw[ATTRIBUTES_OFFSET + 1] |= CONTROL
-    seal(raw)

@@ -101,8 +101,6 @@ class MirrorTopics:
         self._on_deleted = on_deleted
         self._known: set[str | UUID] = set()
         self._names: dict[UUID, str] = {}
-        self._keys: tuple[bytes, ...] = ()
-        self._keys_of: Mapping[str, MirrorRecord] | None = None
 
     async def before_produce(self, topics: Iterable[str | UUID]) -> None:
         """Return when it is certain whether these topics are mirrors. StateUnavailable if that is unknown."""
@@ -137,15 +135,6 @@ class MirrorTopics:
     def held_configs(self, topic: str) -> frozenset[str]:
         """Configs of this topic that clients may not alter; none if it is not a mirror topic."""
         return HELD_NAMES if self.read_only_mirror(topic) is not None else frozenset()
-
-    def filler_keys(self) -> tuple[bytes, ...]:
-        """Keys of the fillers that clients must not see."""
-        mirrors = self._store.state.mirrors
-        # Asked for with every Fetch response; the state is a new object after every change.
-        if mirrors is not self._keys_of:
-            self._keys = tuple({record.filler_key for record in mirrors.values()})
-            self._keys_of = mirrors
-        return self._keys
 
     def topic_deleted(self, topic: str | UUID) -> None:
         """A client deleted this topic: what was known of it holds no longer."""

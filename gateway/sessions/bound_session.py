@@ -13,6 +13,7 @@ import structlog
 
 from gateway import observe
 from gateway.sessions.link_gate import LinkGate, TopicCatalog
+from gateway.sessions.presentation import ShownNow, no_mirrors
 from gateway.sessions.request_path import Forward, Reply, RequestPath
 from gateway.upstreams.connection import BrokerConnection
 from gateway.upstreams.errors import DialError, KafkaError
@@ -49,7 +50,7 @@ class BoundSession:
         node_id: int | None,
         catalog: TopicCatalog,
         *,
-        filler_keys: Callable[[], tuple[bytes, ...]],
+        shown: ShownNow = no_mirrors,
         allowed: Callable[[str], bool] | None = None,
         link: str = "",
     ) -> None:
@@ -57,7 +58,7 @@ class BoundSession:
         self._cluster = cluster
         self._node_id = node_id
         self._catalog = catalog
-        self._filler_keys = filler_keys
+        self._shown = shown
         self._allowed = allowed
         self._path = RequestPath(
             wire,
@@ -96,7 +97,7 @@ class BoundSession:
         gate = LinkGate(
             link_versions(upstream.api_versions),
             self._catalog,
-            filler_keys=self._filler_keys,
+            shown=self._shown,
             allowed=self._allowed,
         )
         wire, path = self._wire, self._path

@@ -16,10 +16,10 @@ from typing import Any, Final, Protocol
 from uuid import UUID, uuid4
 
 from gateway import observe
+from gateway.sessions.presentation import ShownNow, no_mirrors, presentation
 from gateway.sessions.request_path import Decision, Forward, Parts, Refuse, Reply
 from gateway.sessions.reserved_names import is_reserved
 from gateway.upstreams.cluster import ClusterMetadata
-from protocol import fillers
 from protocol.api_keys import ApiKey
 from protocol.api_versions import Versions, encode_api_versions_body
 from protocol.broker_addresses import ADDRESS_VERSIONS, rewrite_addresses
@@ -104,12 +104,12 @@ class LinkGate:
         versions: Versions,
         catalog: TopicCatalog,
         *,
-        filler_keys: Callable[[], tuple[bytes, ...]],
+        shown: ShownNow = no_mirrors,
         allowed: Callable[[str], bool] | None = None,
     ) -> None:
         self._versions = versions
         self._catalog = catalog
-        self._filler_keys = filler_keys
+        self.shown = shown
         self._allowed = allowed
 
     async def decide(self, header: RequestHeader, frame: bytearray) -> Decision:
@@ -142,12 +142,6 @@ class LinkGate:
         """Whether a topic id does not exist for the other side; what is unknown here does not."""
         name = self._catalog.name(topic_id)
         return name is None or self.hides_topic(name)
-
-    def present_fillers(self, frame: bytearray) -> None:
-        """Shows the fillers of links into this cluster as control batches, as to any client."""
-        keys = self._filler_keys()
-        if keys:
-            fillers.present(frame, keys)
 
 
 # --- requests ------------------------------------------------------------------------------------------
@@ -258,8 +252,10 @@ class _Finish:
 
     def __call__(self, frame: bytearray) -> Parts:
         key, version = self.api_key, self.version
-        if key == ApiKey.FETCH:
-            self.gate.present_fillers(frame)
+        present = presentation(self.gate.shown, key, version)
+        if present is not None:
+            # The fillers of links into this cluster are hidden from the other side as from any client.
+            frame = present(frame)
         if key in _ALWAYS_DECODED or self.hidden.originals:
             frame = self._without_hidden(frame)
         if key not in ADDRESS_VERSIONS:

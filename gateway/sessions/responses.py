@@ -1,8 +1,8 @@
 """What becomes of responses on their way to a client, if anything has to be done about them.
 
-Broker addresses become the gateway's (`broker_addresses`), fillers control batches, what lists everything
-loses the names that do not exist for clients, a broker's configs their addresses. Metadata and CreateTopics
-tell which topic ids there are.
+Broker addresses become the gateway's (`broker_addresses`), mirror topics look as at their source
+(`presentation`), what lists everything loses the names that do not exist for clients, a broker's configs
+their addresses. Metadata and CreateTopics tell which topic ids there are.
 """
 
 from __future__ import annotations
@@ -10,18 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from gateway import observe
 from gateway.sessions.config_masks import may_hold_addresses, without_addresses
+from gateway.sessions.presentation import presentation
 from gateway.sessions.request_path import Finish, Parts
 from gateway.sessions.reserved_names import LISTING_APIS, RESERVED_BYTES, is_reserved, without_reserved
 from gateway.sessions.services import SessionServices
-from protocol import fillers
 from protocol.api_keys import ApiKey
 from protocol.broker_addresses import ADDRESS_VERSIONS, rewrite_addresses
 from protocol.headers import response_body_offset
 from protocol.messages import decode_response, encode_response
 
-_FETCHES: Final = frozenset({ApiKey.FETCH, ApiKey.SHARE_FETCH})
 # CreateTopics answers with topic ids from here on.
 _CREATED_IDS: Final = 7
 
@@ -51,11 +49,12 @@ class Responses:
             return _changed(key, version, may_hold_addresses, without_addresses)
         if key == ApiKey.CREATE_TOPICS and version >= _CREATED_IDS:
             return self._created
-        return None
+        present = presentation(self._services.shown, key, version)
+        return None if present is None else lambda frame: (present(frame),)
 
     def _addresses(self, key: int, version: int) -> Finish | None:
-        fetches = key in _FETCHES
-        if not fetches and version < ADDRESS_VERSIONS[key].start:
+        present = presentation(self._services.shown, key, version)
+        if present is None and version < ADDRESS_VERSIONS[key].start:
             return None
         advertised = self._services.advertised
         hidden, seen = None, None
@@ -63,19 +62,12 @@ class Responses:
             hidden, seen = is_reserved, self._services.topic_ids.learn
 
         def finish(frame: bytearray) -> Parts:
-            if fetches:
-                self._present_fillers(frame)
+            if present is not None:
+                frame = present(frame)
             rewritten = rewrite_addresses(key, version, frame, advertised, hidden, seen)
             return rewritten if isinstance(rewritten, list) else (rewritten,)
 
         return finish
-
-    def _present_fillers(self, frame: bytearray) -> None:
-        keys = self._services.mirrors.filler_keys()
-        if keys:
-            presented = fillers.present(frame, keys)
-            if presented:
-                observe.fillers_presented.inc(presented)
 
     def _created(self, frame: bytearray) -> Parts:
         body = memoryview(frame)[response_body_offset(ApiKey.CREATE_TOPICS, _CREATED_IDS, frame) :]

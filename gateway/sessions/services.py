@@ -12,6 +12,7 @@ from gateway.config import LimitsConfig
 from gateway.security.policy import AuthenticationPolicy
 from gateway.security.principals import Principal
 from gateway.sessions.broker_versions import VersionCache
+from gateway.sessions.presentation import ShownNow, no_mirrors
 from gateway.sessions.scram_users import ScramUsers
 from gateway.sessions.topic_ids import TopicIds
 from gateway.upstreams.connection import BrokerConnection
@@ -42,10 +43,6 @@ class MirrorGuard(Protocol):
 
     def held_configs(self, topic: str) -> frozenset[str]:
         """The configs that the link relies on; empty if the topic is no mirror."""
-        ...
-
-    def filler_keys(self) -> tuple[bytes, ...]:
-        """The keys of the records that clients must see as control batches."""
         ...
 
     def topic_deleted(self, topic: str | UUID) -> None:
@@ -82,6 +79,7 @@ class SessionServices:
     versions: VersionCache
     topic_ids: TopicIds
     mirrors: MirrorGuard
+    shown: ShownNow = no_mirrors
     limits: LimitsConfig
     super_users: frozenset[str] = frozenset()
     users: ScramUsers | None = None

@@ -21,10 +21,10 @@ _TIMEOUT = datetime.timedelta(seconds=10)
 
 def make(api_key: int, version: int, **fields: Any) -> Any:
     """A request; nested structures are given as dicts, lists as lists. What is not given is zero or empty."""
-    return _fill(request_class(api_key, version), fields)
+    return fill(request_class(api_key, version), fields)
 
 
-def _fill(made: Any, values: Mapping[str, Any]) -> Any:
+def fill(made: Any, values: Mapping[str, Any]) -> Any:
     types = {field.name: field.type for field in dataclasses.fields(made)}
     if unknown := set(values) - set(types):
         raise TypeError(f"{made.__name__} v{made.__version__} has no {unknown}, but {set(types)}")
@@ -48,7 +48,7 @@ def _nothing(declared: Any) -> Any:
 def _value(declared: Any, value: Any) -> Any:
     if isinstance(value, dict):
         # Structure, perhaps `| None`.
-        return _fill(next(filter(dataclasses.is_dataclass, (declared, *get_args(declared)))), value)
+        return fill(next(filter(dataclasses.is_dataclass, (declared, *get_args(declared)))), value)
     if isinstance(value, list):
         # tuple[Element, ...], perhaps `| None`.
         element = next(

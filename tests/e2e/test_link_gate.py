@@ -31,7 +31,6 @@ from tests.gateway.sessions.lab import Client
 
 LATEST = -1
 UNKNOWN = ErrorCode.unknown_topic_or_partition
-FILLER_KEY = bytes(range(16))
 
 
 class Destination:
@@ -56,7 +55,6 @@ class Destination:
                 self.cluster,
                 node_id,
                 self._catalog,
-                filler_keys=lambda: (FILLER_KEY,),
                 allowed=self._allowed,
             )
             self._tasks.spawn(session.run(), name="bound")

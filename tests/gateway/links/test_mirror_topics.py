@@ -17,12 +17,12 @@ from gateway.links.mirror_topics import (
     promoted_configs,
     source_values,
 )
-from gateway.state.records import Delete, MirrorRecord, MirrorStatus
+from gateway.state.records import MirrorRecord, MirrorStatus
 from gateway.state.store import StateUnavailable, Store
 from protocol.api_keys import ApiKey
 from tests.fakes.kafka import FakeKafka
 from tests.fakes.store import FakeStore
-from tests.gateway.links.lab import KEY, cluster_of, record
+from tests.gateway.links.lab import cluster_of, record
 
 
 class Lab:
@@ -164,18 +164,6 @@ async def test_held_configs(lab: Lab) -> None:
     await lab.store.read_to_end()
     assert lab.topics.held_configs("t") == set(HELD) | ALWAYS_SYNCED
     assert lab.topics.held_configs("other") == frozenset()
-
-
-async def test_filler_keys_follow_the_state(lab: Lab) -> None:
-    assert lab.topics.filler_keys() == ()
-    other = bytes(16)
-    lab.store.foresee(record("a"), record("b"), record("c", filler_key=other, status=MirrorStatus.STOPPED))
-    await lab.store.read_to_end()
-    assert sorted(lab.topics.filler_keys()) == [other, KEY]
-    assert lab.topics.filler_keys() is lab.topics.filler_keys()
-    lab.store.foresee(Delete("mirror", "a"), Delete("mirror", "b"))
-    await lab.store.read_to_end()
-    assert lab.topics.filler_keys() == (other,)
 
 
 @pytest.mark.parametrize("by_id", [False, True])

@@ -36,6 +36,7 @@ from protocol.headers import RequestHeader, encode_request_header, peek_correlat
 from protocol.messages import decode_response, encode_request, response_class
 from protocol.reverse import LinkAttachRequest, LinkAttachResponse
 from protocol.sasl import sasl_client
+from protocol.shown_responses import Shown
 from tests.e2e.raw_client import make
 from tests.fakes.broker import FakeBroker
 
@@ -52,7 +53,7 @@ class Mirrors:
     def __init__(self) -> None:
         self.mirrors: dict[str | UUID, str] = {}
         self.held: dict[str, frozenset[str]] = {}
-        self.keys: tuple[bytes, ...] = ()
+        self.shown: Shown | None = None
         self.asked: list[str | UUID] = []
         self.deleted: list[str | UUID] = []
         self.unavailable = False
@@ -67,9 +68,6 @@ class Mirrors:
 
     def held_configs(self, topic: str) -> frozenset[str]:
         return self.held.get(topic, frozenset())
-
-    def filler_keys(self) -> tuple[bytes, ...]:
-        return self.keys
 
     def topic_deleted(self, topic: str | UUID) -> None:
         self.deleted.append(topic)
@@ -244,6 +242,7 @@ async def lab(
         versions=VersionCache(cluster),
         topic_ids=topic_ids,
         mirrors=mirrors,
+        shown=lambda: mirrors.shown,
         limits=limits,
         super_users=super_users,
         users=users,

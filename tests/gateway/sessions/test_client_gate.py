@@ -15,7 +15,9 @@ from protocol.api_keys import ApiKey
 from protocol.fillers import encode_filler_batch
 from protocol.headers import RequestHeader
 from protocol.messages import decode_request, encode_response, response_class
+from protocol.presentation import KnownFillers, Region
 from protocol.record_batches import read_batches
+from protocol.shown_responses import ShownPartition, ShownTopic
 from tests.e2e.raw_client import batch, make, produce
 from tests.gateway.sessions.lab import MIRROR_ID, PLAIN_ID, STATE_TOPIC_ID, Client, Lab, heartbeat, lab
 
@@ -273,8 +275,11 @@ async def test_a_deleted_topic_is_told() -> None:
 # --- fillers -----------------------------------------------------------------------------------------
 
 
-async def test_a_barrier_is_shown_as_a_control_batch() -> None:
+async def test_a_filler_is_shown_as_a_control_batch() -> None:
     key = bytes(range(16))
+    region = Region(0, None, KnownFillers(key))
+    known: dict[str | UUID, ShownTopic] = {"mirror": lambda index: ShownPartition(regions=(region,))}
+    others: dict[str | UUID, ShownTopic] = {}
     barrier = encode_filler_batch(key, 1, 1_700_000_000_000, 4, 1, 0)
 
     def answer(header: RequestHeader, body: bytes) -> Any:
@@ -297,12 +302,37 @@ async def test_a_barrier_is_shown_as_a_control_batch() -> None:
     async with lab() as here:
         here.broker.handlers[ApiKey.FETCH] = answer
         client = await here.client()
-        for keys, shown_as_control in (((), False), ((bytes(16), key), True)):
-            here.mirrors.keys = keys
+        for shown_as, shown_as_control in ((None, False), (others.get, False), (known.get, True)):
+            here.mirrors.shown = shown_as
             response = await client.call(fetch(11, "mirror"))
             (shown,) = read_batches(response.responses[0].partitions[0].records)
             assert shown.is_control is shown_as_control
             assert (key in shown.raw.tobytes()) is not shown_as_control
+
+
+async def test_a_mirrors_log_begins_where_its_source_does() -> None:
+    def answer(header: RequestHeader, body: bytes) -> Any:
+        response: Any = response_class(ApiKey.LIST_OFFSETS, 5)
+        topic = nested_class(response, "ListOffsetsTopicResponse")
+        partition = nested_class(topic, "ListOffsetsPartitionResponse")
+        data = partition(partition_index=0, error_code=ErrorCode.none, timestamp=-1, offset=3)
+        return response(throttle_time=timedelta(), topics=(topic(name="mirror", partitions=(data,)),))
+
+    async with lab() as here:
+        here.broker.handlers[ApiKey.LIST_OFFSETS] = answer
+        client = await here.client()
+        request = make(
+            ApiKey.LIST_OFFSETS,
+            5,
+            replica_id=-1,
+            topics=[{"name": "mirror", "partitions": [{"partition_index": 0, "timestamp": -2}]}],
+        )
+        for log_start, expected in ((0, 3), (1000, 1000)):
+            partitions = {0: ShownPartition(log_start)}
+            known: dict[str | UUID, ShownTopic] = {"mirror": partitions.__getitem__}
+            here.mirrors.shown = known.get
+            response = await client.call(request)
+            assert response.topics[0].partitions[0].offset == expected
 
 
 def fetch(version: int, *topics: str, session: tuple[int, int] = (0, -1)) -> Any:

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from certs.make_certs import TestAuthority
 from gateway.config import Authentication, LimitsConfig, TlsConfig
+from gateway.sessions import presentation
 from gateway.sessions.session import Session
 from gateway.sessions.session_state import SessionState
 from gateway.tls import ClientAuth, server_context
@@ -23,6 +24,7 @@ from protocol.api_keys import ApiKey
 from protocol.headers import RequestHeader
 from protocol.messages import decode_request, response_class
 from protocol.reverse import LinkAttachRequest, LinkAttachResponse
+from protocol.shown_responses import Presented
 from tests.e2e.raw_client import batch, make, produce
 from tests.gateway.sessions.lab import Client, Lab, heartbeat, heartbeat_response, lab
 
@@ -162,13 +164,14 @@ async def test_a_request_that_was_taken_before_a_drain_began_is_answered(
 async def test_a_mistake_of_ours_with_a_response_ends_the_session_and_is_logged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def mistake() -> tuple[bytes, ...]:
+    def mistake(*_: object) -> Presented:
         raise ZeroDivisionError
 
     async with lab() as here:
         fetched = response_class(ApiKey.FETCH, 4)(throttle_time=timedelta(), responses=())
         here.broker.handlers[ApiKey.FETCH] = lambda header, body: fetched
-        monkeypatch.setattr(here.mirrors, "filler_keys", mistake)
+        monkeypatch.setattr(presentation, "present_response", mistake)
+        here.mirrors.shown = lambda topic: None
         client = await here.client()
         with capture_logs() as logs:
             client.send(make(ApiKey.FETCH, 4))
