@@ -80,8 +80,11 @@ class ScramUsers:
         """By user what stands against its changes: one of several keeps all of them from being made."""
         refused: dict[str, _Refusal] = {}
         seen: set[tuple[str, int]] = set()
+        deleted = {deletion.name for deletion in request.deletions}
+        upserted = {upsertion.name for upsertion in request.upsertions}
         for each in (*request.deletions, *request.upsertions):
-            if (each.name, each.mechanism) in seen:
+            # As a broker has it: not even of different mechanisms.
+            if (each.name, each.mechanism) in seen or each.name in deleted & upserted:
                 refused[each.name] = (
                     ErrorCode.duplicate_resource,
                     "A user credential cannot be altered twice in the same request",

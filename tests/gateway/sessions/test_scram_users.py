@@ -95,10 +95,11 @@ async def test_a_user_goes_with_its_last_mechanism() -> None:
     assert set(store.state.users) == {"carol"}
 
 
-async def test_one_mechanism_can_be_exchanged_for_the_other() -> None:
+async def test_one_mechanism_cannot_be_exchanged_for_the_other_at_once() -> None:
     here, store = users(stored("bob", SCRAM_SHA_256))
-    await alter(here, deletions=[deletion("bob")], upsertions=[upsertion("bob", SHA_512)])
-    assert set(store.state.users["bob"].scram) == {SCRAM_SHA_512}
+    done = await alter(here, deletions=[deletion("bob")], upsertions=[upsertion("bob", SHA_512)])
+    assert done["bob"][0] == ErrorCode.duplicate_resource
+    assert set(store.state.users["bob"].scram) == {SCRAM_SHA_256}
 
 
 @pytest.mark.parametrize(
