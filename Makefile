@@ -11,18 +11,19 @@ python := $(bin)/python
 venv := .venv/installed
 jars := $(KAFKA_VERSIONS:%=build/kafka/%/complete)
 streams := build/kafka-streams/$(firstword $(KAFKA_VERSIONS))/complete
-sources := protocol gateway compose certs tests $(wildcard demo bench)
+sources := protocol gateway compose certs tests $(wildcard demo bench client_suites)
 unit_tests = $(filter-out tests/compose tests/e2e, $(patsubst %/,%,$(wildcard tests/*/)))
 pytest := $(python) -m pytest
 covered := $(python) -m coverage run -m pytest
 
-.PHONY: help setup tools certs lint format test unit e2e demo demo-stop bench bench-client bench-link soak fuzz lock clean
+.PHONY: help setup tools certs lint format test unit e2e demo demo-stop bench bench-client bench-link \
+    client-suites soak fuzz lock clean
 
 help:
 	@echo "make demo    two Kafka clusters, two gateways, a link: the main job, end to end (KEEP=1: stays up)"
 	@echo "make test    lint and every test, on real Kafka"
 	@echo "make setup   everything the others need: .venv, build/kafka, build/certs"
-	@echo "make lint | format | unit | e2e | bench | soak | fuzz | lock | clean"
+	@echo "make lint | format | unit | e2e | bench | client-suites | soak | fuzz | lock | clean"
 
 # --- set-up ------------------------------------------------------------------------------------------------
 
@@ -56,7 +57,7 @@ certs: $(venv)
 	@$(python) -m certs.make_certs --server cloud-gateway --server onprem-gateway
 
 lock: $(venv)
-	for name in run test; do \
+	for name in run test client-suites; do \
 	    CUSTOM_COMPILE_COMMAND="make lock" $(bin)/pip-compile --quiet --generate-hashes --allow-unsafe \
 	        --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options \
 	        --output-file requirements/$$name.txt requirements/$$name.in; \
@@ -108,6 +109,10 @@ bench-link: setup
 # FRAMES=1000000 SEED=1 SECONDS=0 (no limit): mutated requests and responses through a running gateway.
 fuzz: setup
 	@$(python) -m tests.fuzz.run
+
+client-suites: setup
+	@command -v go >/dev/null || { echo "make client-suites needs Go 1.26 or later, for franz-go" >&2; exit 1; }
+	@$(python) -m client_suites.run
 
 soak: setup
 	$(pytest) -m soak tests

@@ -59,7 +59,7 @@ FORWARDED: Final[dict[int, tuple[int, int]]] = {
     ApiKey.OFFSET_DELETE: (0, 0),
     ApiKey.DESCRIBE_CLIENT_QUOTAS: (0, 1),
     ApiKey.ALTER_CLIENT_QUOTAS: (0, 1),
-    ApiKey.DESCRIBE_QUORUM: (0, 1),
+    ApiKey.DESCRIBE_QUORUM: (0, 2),
     ApiKey.DESCRIBE_CLUSTER: (0, 2),
     ApiKey.DESCRIBE_PRODUCERS: (0, 0),
     ApiKey.DESCRIBE_TRANSACTIONS: (0, 0),
@@ -92,7 +92,7 @@ REMARKS: Final[dict[int, str]] = {
     ApiKey.CONSUMER_GROUP_HEARTBEAT: "v1 with a regular expression is refused: the broker would resolve it "
     "past our ACLs",
     ApiKey.STREAMS_GROUP_HEARTBEAT: "with a regular expression refused, for the same reason",
-    ApiKey.DESCRIBE_QUORUM: "v2 shows the addresses of the controllers",
+    ApiKey.DESCRIBE_QUORUM: "the addresses of the controllers are left out",
     ApiKey.DESCRIBE_USER_SCRAM_CREDENTIALS: _USERS,
     ApiKey.ALTER_USER_SCRAM_CREDENTIALS: _USERS,
     ApiKey.SASL_HANDSHAKE: "v0 is shown, because librdkafka looks for it, and refused: raw tokens follow it",

@@ -1,7 +1,8 @@
-"""Broker addresses in responses, replaced by the gateway's own: all seven responses that carry any.
+"""Broker addresses in responses, replaced by the gateway's own: all eight responses that carry any.
 
 Metadata v0-13, DescribeCluster v0-2, FindCoordinator v0-6, ShareFetch and ShareAcknowledge v1-2, and the
-NodeEndpoints of Produce v10-13 and Fetch v16-18 (KIP-951), a tagged field at the very end. A response is
+NodeEndpoints of Produce v10-13 and Fetch v16-18 (KIP-951), a tagged field at the very end. DescribeQuorum v2
+loses the addresses of the controllers (KIP-853), whom no client reaches through here. A response is
 never encoded again: the fields before the addresses are skipped, only the list of brokers is written anew,
 records stay where they were received and unknown tagged fields survive. A broker without an advertised
 address is left out, or as a coordinator not available: its real address never gets to a client. Metadata also
@@ -44,6 +45,7 @@ ADDRESS_VERSIONS: Final[dict[int, range]] = {
     ApiKey.FETCH: range(16, 19),
     ApiKey.METADATA: range(14),
     ApiKey.FIND_COORDINATOR: range(7),
+    ApiKey.DESCRIBE_QUORUM: range(2, 3),
     ApiKey.DESCRIBE_CLUSTER: range(3),
     ApiKey.SHARE_FETCH: range(1, 3),
     ApiKey.SHARE_ACKNOWLEDGE: range(1, 3),
@@ -252,12 +254,28 @@ def _edit_coordinator(response: _Response, node_at: int, error_at: int) -> list[
     return sorted([_Edit(node_at, address_end, node), _Edit(error_at, error_at + 2, error)])
 
 
+def _edit_quorum(response: _Response) -> list[_Edit]:
+    """Keep the controllers' ids and none of their listeners."""
+    frame, encoding = response.frame, response.encoding
+    start = skip(frame, response.body, _BEFORE_CONTROLLERS, encoding)
+    count, at = encoding.read_count(frame, start)
+    new: list[bytes | bytearray] = [encoding.encode_count(count)]
+    for _ in range(count):
+        end_at = skip(frame, at + 4, (_LISTENER,), encoding)
+        new += (frame[at : at + 4], encoding.encode_count(0))
+        at = skip(frame, end_at, (TAGS,), encoding)
+        new.append(frame[end_at:at])
+    _check_position(frame, at)
+    return [_Edit(start, at, b"".join(new))]
+
+
 _EDITORS: Final[dict[int, Callable[[_Response], list[_Edit]]]] = {
     ApiKey.PRODUCE: _edit_tagged_list,
     ApiKey.FETCH: _edit_tagged_list,
     ApiKey.METADATA: _edit_metadata,
     ApiKey.FIND_COORDINATOR: _edit_coordinators,
     ApiKey.DESCRIBE_CLUSTER: _edit_list,
+    ApiKey.DESCRIBE_QUORUM: _edit_quorum,
     ApiKey.SHARE_FETCH: _edit_list,
     ApiKey.SHARE_ACKNOWLEDGE: _edit_list,
 }
@@ -267,6 +285,15 @@ _EDITORS: Final[dict[int, Callable[[_Response], list[_Edit]]]] = {
 
 _CURRENT_LEADER: Final[Layout] = (8, TAGS)
 _NODE_ENDPOINT_END: Final[Layout] = (STRING, TAGS)
+# id, directory, log end, last fetch, last caught up
+_REPLICA: Final[Layout] = (44, TAGS)
+# error and its message, topics and their partitions
+_BEFORE_CONTROLLERS: Final[Layout] = (
+    2,
+    STRING,
+    (STRING, (6, STRING, 16, _REPLICA, _REPLICA, TAGS), TAGS),
+)
+_LISTENER: Final[Layout] = (STRING, STRING, 2, TAGS)
 
 
 @cache

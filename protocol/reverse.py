@@ -17,6 +17,8 @@ from protocol.fields import INT16, INT32, OUT_OF_BOUNDS, PLAIN, Buffer, expect_s
 
 VERSION: Final = 0
 ANY_BROKER: Final = -1
+# Kafka's NOT_CONTROLLER: links run in another process behind the same address, so another connection may do.
+DIAL_AGAIN: Final = 41
 
 _AGENT = struct.Struct(">16sq")
 

@@ -72,6 +72,9 @@ BROKER_ENTITIES = {
     ("FetchResponse", "node_endpoints"),
     ("ShareFetchResponse", "node_endpoints"),
     ("ShareAcknowledgeResponse", "node_endpoints"),
+    ("Node", "listeners"),
+    ("Listener", "host"),
+    ("Listener", "port"),
 }
 
 
@@ -113,11 +116,6 @@ def test_no_forwarded_response_has_an_address_that_we_do_not_know(key: int) -> N
     assert not unused
 
 
-def test_the_addresses_of_controllers_are_why_describe_quorum_ends_early() -> None:
-    assert ("Listener", "host") in address_fields(ApiKey.DESCRIBE_QUORUM, 2)
-    assert FORWARDED[ApiKey.DESCRIBE_QUORUM][1] < 2
-
-
 @pytest.mark.parametrize("key", ADDRESS_VERSIONS, ids=lambda key: ApiKey(key).name)
 def test_versions_end_where_kios_do(key: int) -> None:
     decoded = supported_versions(key)
@@ -136,6 +134,9 @@ def rewritten_entity(entity: Any, hidden: Callable[[str], bool] = lambda _: Fals
         and values["name"] is not None
         and hidden(values["name"])
     ):
+        return None
+    if type(entity).__name__ == "Listener":
+        # Of a controller, whom no client reaches.
         return None
     for name, value in values.items():
         if isinstance(value, tuple):
@@ -247,7 +248,7 @@ def test_real_responses(frame: RealFrame) -> None:
     out = joined(rewrite_addresses(frame.api_key, frame.version, frame.data, gateway))
     assert b"127.0.0.1" not in out
     if b"127.0.0.1" in frame.data:
-        assert b"gateway.example" in out
+        assert b"gateway.example" in out or frame.api_key == ApiKey.DESCRIBE_QUORUM
         nowhere = joined(rewrite_addresses(frame.api_key, frame.version, frame.data, lambda _: None))
         assert b"127.0.0.1" not in nowhere
         decode_response(frame.api_key, frame.version, body_of(frame.api_key, frame.version, nowhere))
