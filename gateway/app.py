@@ -3,7 +3,8 @@
 Ports are bound at once, whether or not the cluster is up. Until the cluster was reached and the state read,
 clients are turned away (they try again) and `/readyz` says what is missing; a cluster that is away never ends
 the process. SIGTERM and SIGINT drain: no new connections, what is in flight is finished, for at most
-`drain_timeout_ms`.
+`drain_timeout_ms`. As one of several workers it shares its ports with the others; only the first has the
+links and the admin address.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import uvicorn
 
 from gateway import observe
 from gateway.admin.http_protocol import CertificateProtocol
+from gateway.admin.overview import Overview
 from gateway.admin.rest import build_api
 from gateway.admin.users import UserService
 from gateway.byte_budget import ByteBudget
@@ -38,6 +40,7 @@ from gateway.listeners.certificate_names import uncovered
 from gateway.listeners.descriptors import allow_descriptors
 from gateway.listeners.endpoints import Endpoint, Endpoints, bind
 from gateway.listeners.listener import Listener
+from gateway.peers import ALONE, EXIT_FAILED, Peers, Worker
 from gateway.reload import FileWatch
 from gateway.security.credentials import Credentials
 from gateway.security.issuers import TokenIssuers
@@ -69,8 +72,6 @@ from protocol.principal_rules import PrincipalMapper
 
 log = structlog.get_logger(__name__)
 
-EXIT_FAILED: Final = 1
-
 _BACKOFF_S: Final = (0.2, 5.0)
 _WATCH_S: Final = 5.0
 _ADMIN_BACKLOG: Final = 128
@@ -85,8 +86,11 @@ class StartError(Exception):
 class App:
     """One gateway. `run` returns when it was stopped; StartError if it cannot work at all."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, worker: Worker = ALONE) -> None:
         self._config = config
+        self._worker = worker
+        self._peers = Peers(worker)
+        self._overview = Overview(self._peers, self.not_ready)
         self._watch = FileWatch()
         security = Security.from_config(config.cluster.security)
         if isinstance(security.ssl_context, ReloadingContext):
@@ -126,6 +130,7 @@ class App:
                 serve_bound=self._serve_bound,
                 versions=link_versions,
                 instance_id=str(uuid4()),
+                worker=worker,
             )
         )
         self._topic_ids = TopicIds(self._cluster, is_reserved)
@@ -156,16 +161,18 @@ class App:
     async def run(self) -> None:
         """Runs until `stop` is called; StartError."""
         allow_descriptors(self._config.limits.max_connections)
-        admin = self._bind_admin()
+        admin = self._bind_admin() if self._worker.is_first else None
         try:
+            await self._peers.serve(self._overview.answers())
             for listener in self._listeners:
                 await listener.start()
         except OSError as error:
             await self._close_listeners(0)
-            admin.close()
+            if admin is not None:
+                admin.close()
             raise StartError(str(error)) from error
         server = self._admin_server()
-        serving_admin = self._tasks.spawn(server.serve(sockets=[admin]), name="admin")
+        serving_admin = self._tasks.spawn(_serve_admin(server, admin), name="admin")
         self._token_keys.start()
         for path, keys in self._token_keys.files.items():
             self._watch.add(str(path), [path], keys.reload)
@@ -178,6 +185,7 @@ class App:
         await self._links.close()
         server.should_exit = True
         await asyncio.wait({serving_admin}, timeout=_ADMIN_STOP_S)
+        await self._peers.close()
         await self._token_keys.close()
         await self._tasks.close()
         await self._store.stop()
@@ -191,6 +199,10 @@ class App:
         if self._stopping.is_set():
             for listener in self._listeners:
                 listener.abort()
+        self._stopping.set()
+
+    def drain(self) -> None:
+        """Begins to drain; calling it again changes nothing."""
         self._stopping.set()
 
     def not_ready(self) -> list[str]:
@@ -277,7 +289,8 @@ class App:
     # --- clients -------------------------------------------------------------------------------------
 
     def _listener(self, section: ListenerConfig) -> Listener:
-        endpoints = Endpoints(section, self._config.cluster.host_label)
+        shared = self._worker.count > 1
+        endpoints = Endpoints(section, self._config.cluster.host_label, shared=shared)
         if section.tls is not None:
             lacking = uncovered(section.tls.certificate_file, endpoints.advertised_hosts)
             if lacking:
@@ -379,8 +392,8 @@ class App:
             super_users=self._config.super_users,
             cluster_id=lambda: self._cluster.cluster_id if self._serving else None,
             open_access=admin.insecure,
-            not_ready=self.not_ready,
-            registry=observe.registry,
+            waiting_for=self._overview.waiting_for,
+            metrics_page=self._overview.metrics_page,
         )
         settings = uvicorn.Config(
             api,
@@ -419,20 +432,29 @@ class _AdminServer(uvicorn.Server):
         yield
 
 
-async def _run(config: Config) -> None:
-    app = App(config)
+async def _serve_admin(server: uvicorn.Server, admin: socket.socket | None) -> None:
+    if admin is not None:
+        await server.serve(sockets=[admin])
+
+
+async def _run(config: Config, worker: Worker) -> None:
+    app = App(config, worker)
     loop = asyncio.get_running_loop()
+    # A worker gets the terminal's and systemd's signals too, beside those that its parent passes on.
+    stop = app.stop if worker.count == 1 else app.drain
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, app.stop)
+        loop.add_signal_handler(number, stop)
+    if worker.count > 1:
+        loop.add_signal_handler(signal.SIGUSR1, app.stop)
     await app.run()
 
 
-def run(config: Config) -> int:
+def run(config: Config, worker: Worker = ALONE) -> int:
     """Runs the gateway until it is told to stop; its exit code. Errors go to stderr."""
     observe.configure_logging(config.logging.level, config.logging.format)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_run(config))
+            runner.run(_run(config, worker))
     except (StartError, TlsError, JwksError) as error:
         print(f"causeway: {error}", file=sys.stderr)
         return EXIT_FAILED

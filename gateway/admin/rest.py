@@ -1,16 +1,15 @@
 """The REST API: cluster links and mirror topics under Confluent's paths (v3), users, health and metrics."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
+from gateway import observe
 from gateway.admin import views
 from gateway.admin.gate import App, Gate, PasswordCheck
 from gateway.admin.users import UserService
@@ -35,8 +34,8 @@ class _Services:
     links: LinksService
     users: UserService
     cluster_id: Callable[[], str | None]
-    not_ready: Callable[[], Sequence[str]]
-    registry: CollectorRegistry
+    waiting_for: Callable[[], Awaitable[Sequence[str]]]
+    metrics_page: Callable[[], Awaitable[bytes]]
 
 
 def build_api(
@@ -47,16 +46,16 @@ def build_api(
     super_users: Collection[str],
     cluster_id: Callable[[], str | None],
     open_access: bool,
-    not_ready: Callable[[], Sequence[str]],
-    registry: CollectorRegistry,
+    waiting_for: Callable[[], Awaitable[Sequence[str]]],
+    metrics_page: Callable[[], Awaitable[bytes]],
 ) -> App:
     """The ASGI application of the admin address.
 
-    `cluster_id` answers None, and `not_ready` what is being waited for, until the gateway is up.
+    `cluster_id` answers None, and `waiting_for` what is being waited for, until the gateway is up.
     `super_users` are principals, like `User:admin`.
     """
     api = FastAPI(openapi_url=None, redirect_slashes=False)
-    api.state.services = _Services(links, users, cluster_id, not_ready, registry)
+    api.state.services = _Services(links, users, cluster_id, waiting_for, metrics_page)
     for error_type in _HANDLED:
         api.add_exception_handler(error_type, _refused)
     for router in (_health, _clusters, _links, _users):
@@ -94,14 +93,14 @@ async def live() -> PlainTextResponse:
 @_health.get("/readyz")
 async def ready(services: Services) -> JSONResponse:
     """The gateway does its work, or what it is waiting for."""
-    waiting_for = list(services.not_ready())
+    waiting_for = list(await services.waiting_for())
     return JSONResponse({"ready": not waiting_for, "waiting_for": waiting_for}, 503 if waiting_for else 200)
 
 
 @_health.get("/metrics")
 async def metrics(services: Services) -> Response:
     """Prometheus' text format."""
-    return Response(generate_latest(services.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(await services.metrics_page(), media_type=observe.METRICS_CONTENT_TYPE)
 
 
 _clusters = APIRouter(prefix=views.API)

@@ -29,7 +29,7 @@ ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The gateway's 
 def run(config: ConfigFile) -> None:
     """Run a gateway until SIGTERM."""
     # Only here: the other commands need none of it.
-    from gateway.app import run as run_gateway
+    from gateway.workers import run as run_gateway
 
     try:
         loaded = load(config)

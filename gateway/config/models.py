@@ -205,5 +205,6 @@ class Config(Section):
     users: list[UserConfig] = []
     state: StateConfig = StateConfig()
     limits: LimitsConfig = LimitsConfig()
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
     drain_timeout_ms: Millis = 30_000
     logging: LoggingConfig = LoggingConfig()

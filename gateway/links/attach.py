@@ -25,6 +25,7 @@ from protocol.errors import DecodeError, ProtocolError
 from protocol.headers import encode_response_header, peek_request_header
 from protocol.reverse import (
     ANY_BROKER,
+    DIAL_AGAIN,
     VERSION,
     LinkAttachRequest,
     LinkAttachResponse,
@@ -43,6 +44,10 @@ BACKOFF_BASE_S: Final = 1.0
 BACKOFF_CAP_S: Final = 8.0
 REFUSED_BACKOFF_S: Final = 30.0
 STABLE_AFTER_S: Final = 5.0
+# The kernel spreads connections evenly over processes: so many dials miss one of n with less than e⁻¹².
+DIALS_PER_INSTANCE: Final = 12
+MOST_DIALS: Final = 200
+DIAL_AGAIN_WITHIN_S: Final = 0.05
 USER_TIMEOUT_MS: Final = 10_000
 # A destination needs a few per source broker; each costs a connection to a broker of ours.
 MAX_BOUND: Final = 256
@@ -55,11 +60,20 @@ Versions = Mapping[int, tuple[int, int]]
 
 
 class AttachRefused(DialError):
-    """The destination gateway answered LinkAttach with an error; `code` is Kafka's."""
+    """The destination gateway answered LinkAttach with an error; `code` is Kafka's.
 
-    def __init__(self, code: int, message: str) -> None:
+    `instances` says how many processes share the address that was dialled.
+    """
+
+    def __init__(self, code: int, message: str, instances: int = 1) -> None:
         super().__init__(message)
         self.code = code
+        self.instances = instances
+
+    @property
+    def dial_again(self) -> bool:
+        """Whether another connection may reach a process that takes the link."""
+        return self.code == DIAL_AGAIN
 
 
 class _LoginEnds(Exception):
@@ -106,7 +120,21 @@ class SourceHalf:
             await self._tasks.close()
 
     async def attach(self) -> tuple[BrokerConnection, LinkAttachResponse]:
-        """Dial and attach once; the caller owns the connection. DialError; AttachRefused is its no."""
+        """Dial until the process with the links is reached, and attach; the caller owns the connection.
+
+        DialError; AttachRefused is its no.
+        """
+        dialled = 0
+        while True:
+            dialled += 1
+            try:
+                return await self._attach_once()
+            except AttachRefused as error:
+                if not error.dial_again or dialled >= min(DIALS_PER_INSTANCE * error.instances, MOST_DIALS):
+                    raise
+            await asyncio.sleep(random.uniform(0, DIAL_AGAIN_WITHIN_S))  # noqa: S311 - no secret
+
+    async def _attach_once(self) -> tuple[BrokerConnection, LinkAttachResponse]:
         host, port = self._bootstrap_servers[self._turn % len(self._bootstrap_servers)]
         self._turn += 1
         connection = await dial(
@@ -125,7 +153,8 @@ class SourceHalf:
             )
             response = LinkAttachResponse.decode(VERSION, body)
             if response.error_code:
-                raise AttachRefused(response.error_code, response.error_message or "no reason given")
+                text = response.error_message or "no reason given"
+                raise AttachRefused(response.error_code, text, max(response.instance_count, 1))
         except ConnectionClosed as error:
             connection.abort()
             raise DialError(
@@ -153,6 +182,9 @@ class SourceHalf:
                     self._log.warning("link_not_attached", error=str(error))
                 self.error = str(error)
                 refused = isinstance(error, (AuthenticationFailed, AttachRefused, TlsFailed))
+                if isinstance(error, AttachRefused) and error.dial_again:
+                    # It is being started, or chance was against us.
+                    refused = False
             cap = REFUSED_BACKOFF_S if refused else min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(failures, 8))
             # Full jitter, except that a refusal waits at least half its time.
             await asyncio.sleep(random.uniform(cap / 2 if refused else 0, cap))  # noqa: S311 - no secret

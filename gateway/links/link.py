@@ -33,6 +33,7 @@ from gateway.links.requests import (
     MirrorView,
 )
 from gateway.links.runtime import LinkRuntime
+from gateway.peers import ALONE, Worker
 from gateway.security.principals import Principal
 from gateway.state.records import (
     ConnectionMode,
@@ -52,7 +53,7 @@ from gateway.upstreams.dialer import Security
 from gateway.upstreams.errors import DialError, KafkaError
 from gateway.upstreams.parked import ParkedPool
 from gateway.wire import FrameConnection
-from protocol.reverse import LinkAttachRequest, LinkAttachResponse
+from protocol.reverse import DIAL_AGAIN, LinkAttachRequest, LinkAttachResponse
 
 log = structlog.get_logger(__name__)
 
@@ -79,6 +80,8 @@ class LinkServices:
     serve_bound: Callable[[str, Cluster], ServeBound]
     versions: Callable[[], Versions]
     instance_id: str
+    # Only the first worker runs links; the others send source halves on.
+    worker: Worker = ALONE
 
 
 class Links:
@@ -127,7 +130,7 @@ class Links:
     async def _follow(self) -> None:
         # The state may change again meanwhile, and several may wish to follow it.
         async with self._following:
-            if not self._closed:
+            if not self._closed and self._services.worker.is_first:
                 await self._follow_state(self._store.state)
 
     async def _follow_state(self, state: State) -> None:
@@ -419,6 +422,15 @@ class Links:
     async def attach(self, principal: Principal, request: LinkAttachRequest) -> LinkAttachResponse:
         """Judge a LinkAttach; the first principal that attaches a link owns it."""
         name = request.link_name
+        worker = self._services.worker
+        if not worker.is_first:
+            return LinkAttachResponse(
+                DIAL_AGAIN,
+                f"links run in another worker process ({worker.count} share this port): dial again",
+                None,
+                self._services.instance_id,
+                worker.count,
+            )
         record = self._store.state.links.get(name)
         if record is None:
             return self._refused(RESOURCE_NOT_FOUND, f"there is no cluster link named '{name}' here")

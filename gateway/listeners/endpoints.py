@@ -16,20 +16,27 @@ from gateway.config import ListenerConfig
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One bound port; `node_id` None is the bootstrap port, behind which any broker answers."""
+    """One bound port; `node_id` None is the bootstrap port, behind which any broker answers.
+
+    A `shared` one is bound by several processes of this gateway (SO_REUSEPORT).
+    """
 
     host: str
     port: int
     node_id: int | None
+    shared: bool = False
 
 
 class Endpoints:
     """The endpoints of one listener; `cluster` is the name of the cluster in host names, if it has one."""
 
-    def __init__(self, config: ListenerConfig, cluster: str | None = None) -> None:
+    def __init__(self, config: ListenerConfig, cluster: str | None = None, *, shared: bool = False) -> None:
         self.bound = (
-            Endpoint(config.bind, config.port, None),
-            *(Endpoint(config.bind, port, node_id) for node_id, port in config.broker_ports().items()),
+            Endpoint(config.bind, config.port, None, shared),
+            *(
+                Endpoint(config.bind, port, node_id, shared)
+                for node_id, port in config.broker_ports().items()
+            ),
         )
         # Node ids by name, where names tell brokers apart: then the only port is for all of them.
         self.server_names = config.server_names(cluster) if config.by_server_name else None
@@ -52,12 +59,12 @@ class Endpoints:
 
 def bind(endpoint: Endpoint, *, backlog: int) -> socket.socket:
     """A listening socket, non-blocking; `::` takes IPv4 too where it can. OSError names the address."""
-    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     try:
         bound = socket.create_server(
             (endpoint.host, endpoint.port),
-            family=family,
+            family=_family(endpoint),
             backlog=backlog,
+            reuse_port=endpoint.shared,
             dualstack_ipv6=endpoint.host == "::" and socket.has_dualstack_ipv6(),
         )
     except OSError as error:
@@ -66,3 +73,23 @@ def bind(endpoint: Endpoint, *, backlog: int) -> socket.socket:
         raise OSError(number, f"cannot listen on {where}: {os.strerror(number)}") from error
     bound.setblocking(False)
     return bound
+
+
+def reserve(endpoint: Endpoint) -> socket.socket:
+    """Keeps a port from whoever does not share it, without listening there. OSError."""
+    reserved = socket.socket(_family(endpoint))
+    try:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if reserved.family == socket.AF_INET6:
+            only_ipv6 = not (endpoint.host == "::" and socket.has_dualstack_ipv6())
+            reserved.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_ipv6)
+        reserved.bind((endpoint.host, endpoint.port))
+    except OSError:
+        reserved.close()
+        raise
+    return reserved
+
+
+def _family(endpoint: Endpoint) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET

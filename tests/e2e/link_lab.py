@@ -72,10 +72,12 @@ class LinkLab:
         *,
         shape: Shape = "reversed",
         link: str | None = None,
+        destination_settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.source = source
         self.destination = destination
         self.shape = shape
+        self._destination_settings = dict(destination_settings or {})
         self.link = link or f"lab-{secrets.token_hex(4)}"
         self.gateways: list[GatewayProcess] = []
         self.source_gateway: GatewayProcess | None = None
@@ -123,6 +125,7 @@ class LinkLab:
             "super_users": [f"User:{LINK_USER}"],
             "users": [{"name": LINK_USER, "password": LINK_PASSWORD}],
             "state": self._state,
+            **self._destination_settings,
         }
 
     def _source_config(self) -> dict[str, Any]:

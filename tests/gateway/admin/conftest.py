@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from gateway.admin.gate import App
 from gateway.admin.rest import build_api
@@ -33,6 +33,13 @@ class Admin:
         """The ASGI application."""
         registry = CollectorRegistry()
         Counter("tests", "Tests.", registry=registry).inc()
+
+        async def waiting_for() -> list[str]:
+            return self.waiting_for
+
+        async def metrics_page() -> bytes:
+            return generate_latest(registry)
+
         store: Any = self.store
         users = UserService(store, ["admin"])
         return build_api(
@@ -42,8 +49,8 @@ class Admin:
             super_users={"User:admin", "User:CN=ops"},
             cluster_id=lambda: self.cluster_id,
             open_access=open_access,
-            not_ready=lambda: self.waiting_for,
-            registry=registry,
+            waiting_for=waiting_for,
+            metrics_page=metrics_page,
         )
 
 
