@@ -40,7 +40,7 @@ from gateway.listeners.certificate_names import uncovered
 from gateway.listeners.descriptors import allow_descriptors
 from gateway.listeners.endpoints import Endpoint, Endpoints, bind
 from gateway.listeners.listener import Listener
-from gateway.peers import ALONE, EXIT_FAILED, Peers, Worker
+from gateway.peers import ALONE, EXIT_FAILED, NoAnswer, Peers, Worker
 from gateway.reload import FileWatch
 from gateway.security.credentials import Credentials
 from gateway.security.issuers import TokenIssuers
@@ -73,6 +73,8 @@ from protocol.principal_rules import PrincipalMapper
 log = structlog.get_logger(__name__)
 
 _BACKOFF_S: Final = (0.2, 5.0)
+# What the first worker asks the others before a mirror topic is made.
+_READ_STATE: Final = "read-state"
 _WATCH_S: Final = 5.0
 _ADMIN_BACKLOG: Final = 128
 _ADMIN_STOP_S: Final = 5.0
@@ -131,6 +133,7 @@ class App:
                 versions=link_versions,
                 instance_id=str(uuid4()),
                 worker=worker,
+                all_have_read=self._all_have_read,
             )
         )
         self._topic_ids = TopicIds(self._cluster, is_reserved)
@@ -163,7 +166,7 @@ class App:
         allow_descriptors(self._config.limits.max_connections)
         admin = self._bind_admin() if self._worker.is_first else None
         try:
-            await self._peers.serve(self._overview.answers())
+            await self._peers.serve({**self._overview.answers(), _READ_STATE: self._read_state})
             for listener in self._listeners:
                 await listener.start()
         except OSError as error:
@@ -285,6 +288,19 @@ class App:
             if self._hidden_brokers.get(listener) != node_ids:
                 log.warning("listener.broker_without_address", listener=listener, node_ids=node_ids)
         self._hidden_brokers = hidden
+
+    async def _read_state(self) -> str:
+        try:
+            await self._store.read_to_end()
+        except StateUnavailable as error:
+            raise NoAnswer(str(error)) from error
+        return "read"
+
+    async def _all_have_read(self) -> None:
+        # Whoever has not by then must not produce without having read, and knows it.
+        timeout_s = self._config.state.max_staleness_ms / 1000
+        if not await self._peers.hear_all(_READ_STATE, timeout_s=timeout_s):
+            log.warning("workers.not_heard", waited_s=timeout_s)
 
     # --- clients -------------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ first, which has the links and the admin address, asks.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,12 @@ Answer = Callable[[], Awaitable[str]]
 EXIT_FAILED: Final = 1
 
 _MAX_QUESTION_BYTES: Final = 100
+_ASK_AGAIN_S: Final = 0.1
 _ANSWER_WITHIN_S: Final = 60.0
+
+
+class NoAnswer(Exception):
+    """Raised by an answer that cannot be given; whoever asks finds the worker silent."""
 
 
 class PeerSilent(Exception):
@@ -105,6 +112,21 @@ class Peers:
             found[index] = answer
         return found
 
+    async def hear_all(self, question: str, *, timeout_s: float) -> bool:
+        """Asks every worker but the first until each has answered; False if one has not in time."""
+        deadline = time.monotonic() + timeout_s
+        missing = set(self._worker.others)
+        while missing:
+            for index in sorted(missing):
+                with contextlib.suppress(PeerSilent):
+                    await self.ask(index, question, timeout_s=max(deadline - time.monotonic(), 0.0))
+                    missing.discard(index)
+            if time.monotonic() >= deadline:
+                break
+            if missing:
+                await asyncio.sleep(_ASK_AGAIN_S)
+        return not missing
+
     async def _answer(
         self, answers: Mapping[str, Answer], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
@@ -115,7 +137,7 @@ class Peers:
                 # An answer that was cut off must not look whole.
                 writer.write(f"{answer}\n.\n".encode())
                 await writer.drain()
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, NoAnswer) as error:
             log.debug("peer.not_answered", error=repr(error))
         finally:
             writer.close()

@@ -11,6 +11,7 @@ DIVIDED_LIMITS: Final = frozenset(
     {
         "connection_burst_per_ip",
         "connections_per_second_per_ip",
+        "max_buffered_bytes",
         "max_connections",
         "max_connections_per_ip",
     }

@@ -8,7 +8,7 @@ import base64
 import re
 import secrets as random_source
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +20,7 @@ from gateway.links.board import TRANSPORT_ERRORS
 from gateway.links.configs import LinkConfig, is_sensitive, validate
 from gateway.links.errors import LinkError
 from gateway.links.mirror_topics import MAX_TOPIC_NAME
-from gateway.links.mirrors import Mirrors
+from gateway.links.mirrors import Mirrors, nobody_else
 from gateway.links.replicator import Replicator
 from gateway.links.requests import (
     AlterResult,
@@ -82,6 +82,8 @@ class LinkServices:
     instance_id: str
     # Only the first worker runs links; the others send source halves on.
     worker: Worker = ALONE
+    # Returns when all other workers have read the state as it is now, or must not produce without it.
+    all_have_read: Callable[[], Awaitable[None]] = nobody_else
 
 
 class Links:
@@ -92,7 +94,9 @@ class Links:
         self._store = services.store
         self._services = services
         self._runtimes: dict[str, LinkRuntime] = {}
-        self._mirrors = Mirrors(self._store, self._cluster, self._runtimes, self._follow)
+        self._mirrors = Mirrors(
+            self._store, self._cluster, self._runtimes, self._follow, services.all_have_read
+        )
         self._tasks = Tasks("links")
         self._changed = asyncio.Event()
         self._following = asyncio.Lock()

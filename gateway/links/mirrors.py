@@ -63,6 +63,10 @@ VERBS: Final[Mapping[MirrorVerb, Action]] = {
 Change = Callable[[State], Sequence[Record | Delete]]
 
 
+async def nobody_else() -> None:
+    """For a gateway of one process."""
+
+
 class Mirrors(MirrorNotes):
     """All mirror topics of the fronted cluster. `follow` makes what runs follow a changed state."""
 
@@ -72,11 +76,13 @@ class Mirrors(MirrorNotes):
         cluster: Cluster,
         runtimes: Mapping[str, LinkRuntime],
         follow: Callable[[], Awaitable[None]],
+        all_have_read: Callable[[], Awaitable[None]] = nobody_else,
     ) -> None:
         super().__init__(cluster, self.write)
         self._store = store
         self._runtimes = runtimes
         self._follow = follow
+        self._all_have_read = all_have_read
         self._tasks = Tasks("mirror topics")
         self._creating: set[str] = set()
         self._finishing: set[str] = set()
@@ -218,6 +224,8 @@ class Mirrors(MirrorNotes):
         """Make the topic of a record that has none, and note its id. LinkError if the cluster refuses."""
         name = record.mirror_topic_name
         wanted = await self._configs(record, request.configs if request else {})
+        # One that does not know the record yet may know the name, of an ordinary topic that is gone.
+        await self._all_have_read()
         try:
             topic_id = await create_topic(
                 self._cluster, name, record.num_partitions, record.replication_factor or -1, wanted

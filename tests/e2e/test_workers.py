@@ -164,6 +164,10 @@ def test_a_link_finds_the_worker_that_takes_it(lab: LinkLab, unique_name: Names)
     produce(lab.source, topic, 500, 3)
     lab.create_mirror(topic)
     lab.wait_mirrored(topic, 3)
+    # Its topic was made when both knew of it.
+    assert not [
+        event for event in lab.destination_gateway.log_events() if event["event"] == "workers.not_heard"
+    ]
     gateway = lab.destination_gateway
     first = workers_of(gateway)[0]
     os.kill(first, signal.SIGKILL)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.peers import ALONE, Answer, Peers, PeerSilent, Worker
+from gateway.peers import ALONE, Answer, NoAnswer, Peers, PeerSilent, Worker
 
 
 def saying(text: str) -> Answer:
@@ -86,3 +86,32 @@ async def test_alone_there_is_nobody_to_ask() -> None:
         assert await peers.ask_others("who", timeout_s=5) == {}
         with pytest.raises(PeerSilent):
             await peers.ask(1, "who", timeout_s=5)
+
+
+async def test_all_are_asked_until_each_has_answered(tmp_path: Path) -> None:
+    first = Peers(Worker(0, 3, tmp_path))
+    asked = 0
+
+    async def not_yet() -> str:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise NoAnswer("not yet")
+        return "yes"
+
+    async with serving(Worker(1, 3, tmp_path), {"there": not_yet}):
+        hearing = asyncio.get_running_loop().create_task(first.hear_all("there", timeout_s=10))
+        await asyncio.sleep(0.3)
+        assert not hearing.done()
+        async with serving(Worker(2, 3, tmp_path), {"there": saying("yes")}):
+            assert await hearing
+    assert asked == 3
+
+
+async def test_one_that_never_answers_is_not_waited_for_longer(tmp_path: Path) -> None:
+    async with serving(Worker(1, 3, tmp_path), {"there": saying("yes")}):
+        assert not await Peers(Worker(0, 3, tmp_path)).hear_all("there", timeout_s=0.3)
+
+
+async def test_alone_all_have_answered() -> None:
+    assert await Peers(ALONE).hear_all("there", timeout_s=0)

@@ -25,6 +25,7 @@ from protocol.errors import ProtocolError
 from protocol.headers import encode_request_header, encode_response_header, peek_request_header
 from protocol.reverse import (
     ANY_BROKER,
+    DIAL_AGAIN,
     LinkAttachRequest,
     LinkAttachResponse,
     LinkBindRequest,
@@ -33,6 +34,7 @@ from protocol.reverse import (
 from tests.gateway.links.lab import hurry, until
 
 OK = LinkAttachResponse(0, None, "link-id", "instance", 1)
+ELSEWHERE = LinkAttachResponse(DIAL_AGAIN, "links run in another worker process", None, "instance", 2)
 
 
 class Gateway:
@@ -41,6 +43,8 @@ class Gateway:
     def __init__(self) -> None:
         self.answer: LinkAttachResponse | None = OK
         self.silent = False
+        # Answers in turn, before `answer`.
+        self.first: list[LinkAttachResponse] = []
         self.attached: list[LinkAttachRequest] = []
         self.attached_at: list[float] = []
         self.clients: list[FrameConnection] = []
@@ -86,13 +90,14 @@ class Gateway:
                 self.attached_at.append(time.monotonic())
                 if self.silent:
                     continue
-                if self.answer is None:
+                answer = self.first.pop(0) if self.first else self.answer
+                if answer is None:
                     wire.close()
                     return
                 wire.write_frame(
-                    encode_response_header(header.api_key, 0, header.correlation_id), self.answer.encode()
+                    encode_response_header(header.api_key, 0, header.correlation_id), answer.encode()
                 )
-                if not self.answer.error_code:
+                if not answer.error_code:
                     self.parked.put_nowait(BrokerConnection(wire, client_id="gateway", node_id=None))
                     return
         except ConnectionClosed:
@@ -434,4 +439,38 @@ async def test_a_slot_outlives_what_nobody_thought_of(lab: Lab, monkeypatch: pyt
     monkeypatch.setattr(module, "dial", dial)
     lab.run()
     await lab.parked()
+    await lab.parked()
+
+
+# --- gateways of several processes --------------------------------------------------------------------------
+
+
+async def test_it_dials_until_it_reaches_the_process_with_the_links(lab: Lab) -> None:
+    lab.gateway.first = [ELSEWHERE] * 7
+    connection, response = await lab.half.attach()
+    connection.abort()
+    assert response == OK
+    assert len(lab.gateway.attached) == 8
+    waited_s = lab.gateway.attached_at[-1] - lab.gateway.attached_at[0]
+    assert waited_s < 7 * (module.DIAL_AGAIN_WITHIN_S + 0.5)
+
+
+async def test_it_does_not_dial_for_ever(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DIAL_AGAIN_WITHIN_S", 0.001)
+    monkeypatch.setattr(module, "DIALS_PER_INSTANCE", 3)
+    lab.gateway.answer = ELSEWHERE
+    with pytest.raises(AttachRefused, match="another worker process") as refusal:
+        await lab.half.attach()
+    assert refusal.value.dial_again
+    assert len(lab.gateway.attached) == 6
+
+
+async def test_a_gateway_whose_process_with_the_links_is_away_is_asked_again_soon(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its patience is not that with one that refuses the link."""
+    monkeypatch.setattr(module, "DIALS_PER_INSTANCE", 1)
+    monkeypatch.setattr(module, "REFUSED_BACKOFF_S", 600.0)
+    lab.gateway.first = [ELSEWHERE] * 20
+    lab.run()
     await lab.parked()

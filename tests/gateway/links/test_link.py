@@ -12,6 +12,7 @@ import pytest
 from gateway.links.attach import AttachRefused
 from gateway.links.errors import LinkError
 from gateway.links.requests import CreateLink, CreateMirror, LinkErrorKind, LinkState, TaskState
+from gateway.peers import Worker
 from gateway.security.credentials import SCRAM_SHA_256, scram_keys
 from gateway.security.principals import Principal
 from gateway.state.records import (
@@ -27,7 +28,7 @@ from gateway.state.records import (
 from gateway.state.secrets import Secrets
 from gateway.state.store import StateUnavailable
 from gateway.wire import FrameConnection
-from protocol.reverse import LinkAttachRequest, LinkAttachResponse
+from protocol.reverse import DIAL_AGAIN, LinkAttachRequest, LinkAttachResponse
 from tests.gateway.links.lab import record, until
 from tests.gateway.links.link_lab import LINK, LinksLab, be_quick, links_lab, refused
 
@@ -544,6 +545,15 @@ async def test_who_is_sent_away(lab: LinksLab, changes: dict[str, Any], code: in
     assert response.error_code == code
     assert text in str(response.error_message)
     assert record_of(lab).owner is None, "nobody owns it for a wish that was refused"
+
+
+async def test_only_the_first_of_several_processes_takes_links(lab: LinksLab) -> None:
+    await lab.make_inbound()
+    async with links_lab(worker=Worker(1, 3), store=lab.store) as second:
+        answer = await second.links.attach(ALICE, wish(lab))
+        assert (answer.error_code, answer.instance_count) == (DIAL_AGAIN, 3)
+        assert "another worker process (3 share this port)" in str(answer.error_message)
+        assert record_of(lab).owner is None
 
 
 async def test_an_empty_id_is_none(lab: LinksLab) -> None:

@@ -682,3 +682,17 @@ async def test_a_state_that_is_away_when_a_topic_is_deleted(
     del lab.own.topics["t"]
     lab.links.forget_mirror("t")
     await until(lambda: "t" not in lab.store.state.mirrors)
+
+
+async def test_the_topic_is_made_when_all_processes_know_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    be_quick(monkeypatch)
+    seen: list[tuple[bool, bool]] = []
+
+    async def all_have_read() -> None:
+        seen.append(("t" in made.store.state.mirrors, "t" in made.own.topics))
+
+    async with links_lab(all_have_read=all_have_read) as made:
+        await made.make_link()
+        await made.make_mirror()
+        assert seen == [(True, False)]
+        assert "t" in made.own.topics
