@@ -43,7 +43,7 @@ def config(**limits: int) -> Config:
 
 def test_every_limit_is_either_divided_or_holds_per_connection() -> None:
     assert set(LimitsConfig.model_fields) == DIVIDED_LIMITS | PER_CONNECTION
-    of_listeners = {name for name in ListenerConfig.model_fields if name.startswith(("max_", "connection"))}
+    of_listeners = {name for name in ListenerConfig.model_fields if name.startswith("max_")}
     assert of_listeners == DIVIDED_OF_LISTENERS
 
 
