@@ -188,7 +188,9 @@ class Fuzz:
         """Of the medians of the first and the last tenth after the time in which caches fill."""
         if not self._rss:
             return 0
-        warm_s = min(_WARM_UP_S, self._rss[-1][0] * _WARM_UP_SHARE)
+        # Of a short run as long as it can spare, of a long one a tenth: rare messages are seen late.
+        taken_s = self._rss[-1][0]
+        warm_s = max(min(_WARM_UP_S, taken_s * _WARM_UP_SHARE), taken_s / 10)
         sizes = [size for at, size in self._rss if at >= warm_s]
         tenth = max(len(sizes) // 10, 1)
         return int(statistics.median(sizes[-tenth:]) - statistics.median(sizes[:tenth]))
