@@ -8,11 +8,13 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
+from protocol.codecs import decompress
 from protocol.record_batches import BatchView
 from protocol.varints import read_varint, read_varlong
 
 _ABORT: Final = 0
 _KEY_BYTES: Final = 4
+_LIMIT_BYTES: Final = 64 << 10
 
 
 class AbortedTransactions:
@@ -40,10 +42,11 @@ class AbortedTransactions:
 
 
 def control_type(batch: BatchView) -> int | None:
-    """The type of the first record of a control batch (0: abort, 1: commit); None if it has none."""
-    data = bytes(batch.records[:64])
-    if batch.count < 1 or batch.codec:
+    """The type of a control batch's first record (0: abort, 1: commit), None without any. DecodeError."""
+    if batch.count < 1:
         return None
+    # No broker compresses them. But one that is overlooked would make the next transaction an aborted one.
+    data = decompress(batch.codec, batch.records, _LIMIT_BYTES)
     _, position = read_varint(data, 0)
     _, position = read_varlong(data, position + 1)
     _, position = read_varint(data, position)
