@@ -107,6 +107,9 @@ class Appender:
         now_ms = time.time_ns() // 1_000_000
         try:
             for p in ready:
+                # While a connection was made it may have come into doubt, or its mirror have changed.
+                if not p.appendable:
+                    continue
                 record = p.mirror.record
                 name = record.mirror_topic_name
                 topic = topics.setdefault(name, ProduceTopic(name, record.topic_id, []))
@@ -116,6 +119,8 @@ class Appender:
                 size += len(batch)
                 if size >= REQUEST_BYTES:
                     break
+            if not sent:
+                return
             answers = await produce(
                 connection,
                 list(topics.values()),

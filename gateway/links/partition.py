@@ -313,7 +313,12 @@ class MirrorPartition:
         self.last_timestamp = piece.max_timestamp
 
     def take(self, max_batch_bytes: int, filler_key: bytes, now_ms: int) -> bytes | bytearray | memoryview:
-        """The batch to append next, marked as under way: merged small ones, one untouched, or the barrier."""
+        """The batch to append next, marked as under way: merged small ones, one untouched, or the barrier.
+
+        ValueError if nothing is due: a barrier in the wrong place would end the mirror.
+        """
+        if not self.appendable:
+            raise ValueError(f"{self.name}: nothing to append")
         producer_id = self.mirror.record.producer_id
         self.barrier_sent = not self.queue
         self.divisible = False

@@ -432,3 +432,24 @@ async def test_a_slow_replica_holds_up_only_its_own_partition(monkeypatch: pytes
         assert slow.position == 0
         release.set()
         await until(lambda: slow.position == 1)
+
+
+async def test_what_came_into_doubt_while_a_connection_was_made_is_not_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An empty queue would be taken for one that waits for its barrier."""
+    async with link_lab() as lab:
+        lab.mirror()
+        p = ready(lab, 1)
+        connect = lab.to_destination.connect
+
+        async def doubting(*arguments: Any, **settings: Any) -> Any:
+            p.doubt(time.monotonic() + 60)
+            return await connect(*arguments, **settings)
+
+        monkeypatch.setattr(lab.to_destination, "connect", doubting)
+        start(lab)
+        await until(lambda: p.phase is Phase.DOUBT)
+        await asyncio.sleep(0.05)
+        assert not produced(lab)
+        assert lab.log().end == 0

@@ -425,3 +425,10 @@ def test_nothing_of_an_epoch_is_taken_before_it_is_recorded() -> None:
     p.mirror.record = record(source_epochs={0: [(1, 2)]})
     p.epochs_noted()
     assert [*ready, p.appendable] == [False, True]
+
+
+def test_nothing_is_taken_when_nothing_is_due() -> None:
+    p = partition()
+    p.trust(0)
+    with pytest.raises(ValueError, match="nothing to append"):
+        p.take(MERGE_BYTES, KEY, 0)
