@@ -192,7 +192,7 @@ def test_what_vanishes_before_it_is_copied(lab: LinkLab, unique_name: Name) -> N
     assert lab.compare(topic, 1) == 6_000
 
 
-@pytest.mark.parametrize("shrink", ["compact", "compact,delete"])
+@pytest.mark.parametrize("shrink", ["compact,delete", pytest.param("compact", marks=pytest.mark.soak)])
 def test_a_compacted_log(lab: LinkLab, unique_name: Name, shrink: str) -> None:
     """Holes in batches and between them, and next to nothing left."""
     topic = unique_name()

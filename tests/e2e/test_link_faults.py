@@ -169,7 +169,10 @@ def run_random_log(lab: LinkLab, topic: str, kinds: list[str], *, seconds: float
     assert lab.status(topic) == "ACTIVE"
 
 
-@pytest.mark.parametrize("age_s", [0, THREE_DAYS_S], ids=["fresh", "three days old"])
+@pytest.mark.parametrize(
+    "age_s",
+    [pytest.param(0, id="fresh", marks=pytest.mark.soak), pytest.param(THREE_DAYS_S, id="three days old")],
+)
 def test_a_random_log_while_everything_is_killed(
     fragile: LinkLab, unique_name: Callable[[], str], age_s: float
 ) -> None:
