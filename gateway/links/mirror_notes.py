@@ -48,7 +48,9 @@ class Note:
         for index, start in self.log_starts.items():
             # Of two gateways one may be behind.
             starts[index] = max(start, starts.get(index, 0))
-        epochs = {**current.source_epochs, **{p: list(each) for p, each in self.epochs.items()}}
+        epochs = dict(current.source_epochs)
+        for index, noted in self.epochs.items():
+            epochs[index] = _merged(epochs.get(index, []), noted)
         new = [each for each in self.payloads if each not in current.filler_payloads]
         return current.model_copy(
             update={
@@ -57,6 +59,16 @@ class Note:
                 "filler_payloads": (*current.filler_payloads, *new),
             }
         )
+
+
+def _merged(known: Sequence[tuple[int, int]], noted: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """All of these epochs but those before the first that is noted: a gateway that is behind loses none."""
+    first = noted[0][0] if noted else 0
+    starts: dict[int, int] = {}
+    for epoch, start in (*known, *noted):
+        if epoch >= first:
+            starts[epoch] = min(start, starts.get(epoch, start))
+    return sorted(starts.items())
 
 
 @lru_cache(maxsize=64)

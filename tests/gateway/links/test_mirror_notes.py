@@ -68,6 +68,15 @@ async def test_notes_of_another_mirror_are_dropped(lab: Lab) -> None:
     assert lab.record.log_starts == {}
 
 
+async def test_a_gateway_that_is_behind_forgets_no_epoch(lab: Lab) -> None:
+    mirror = lab.record
+    await lab.notes.noted([Note(mirror, epochs={0: [(3, 0), (4, 10)]})])
+    await lab.notes.noted([Note(mirror, epochs={0: [(4, 10), (7, 20)]})])
+    assert lab.record.source_epochs == {0: [(4, 10), (7, 20)]}, "what precedes the position is of no use"
+    await lab.notes.noted([Note(mirror, epochs={0: [(3, 0), (4, 12)]})])
+    assert lab.record.source_epochs == {0: [(3, 0), (4, 10), (7, 20)]}
+
+
 def test_payloads_are_those_of_the_format() -> None:
     assert [each.count for each in payloads_of(KEY)] == [100_000, 10_000, 1_000]
 
