@@ -105,6 +105,10 @@ class ClientGate:
         if versions is None:
             versions = self._versions = await self._services.versions.of(self._node_id)
         if key in ANSWERED_HERE:
+            lowest, highest = ANSWERED_HERE[key]
+            # An ApiVersions request of any version has an answer (KIP-511).
+            if key != ApiKey.API_VERSIONS and not lowest <= version <= highest:
+                return Refuse(f"{observe.api_name(key)} version {version} was not advertised")
             return await _STEPS[key](self, header, frame)
         if not is_forwardable(versions.shown, key, version):
             return Refuse(f"{observe.api_name(key)} version {version} was not advertised")
