@@ -86,26 +86,31 @@ class RandomLog:
             self._transaction([producer], 1, [self._random.random() < 0.8])
 
     def _transaction(self, producers: list[Producer], size: int, commits: list[bool]) -> None:
-        for producer in producers:
-            producer.begin_transaction()
-        for producer in producers:
-            self._fill(producer, size)
-            if self._random.random() < 0.5:
-                producer.flush(CLIENT_TIMEOUT_S)
-                self._fill(self._random.choice(self._plain), 3)
-        for producer, commit in zip(producers, commits, strict=True):
-            try:
+        try:
+            for producer in producers:
+                producer.begin_transaction()
+            for producer in producers:
+                self._fill(producer, size)
+                if self._random.random() < 0.5:
+                    producer.flush(CLIENT_TIMEOUT_S)
+                    self._fill(self._random.choice(self._plain), 3)
+            for producer, commit in zip(producers, commits, strict=True):
                 if commit:
                     producer.commit_transaction(CLIENT_TIMEOUT_S)
                     self.transactional += size
                 else:
                     producer.abort_transaction(CLIENT_TIMEOUT_S)
-            except KafkaException as error:
-                # A broker that was killed; what became of the transaction is the source's to say.
-                if error.args[0].txn_requires_abort():
-                    producer.abort_transaction(CLIENT_TIMEOUT_S)
-                elif not error.args[0].retriable():
-                    raise
+        except KafkaException:
+            # A broker was killed. What became of a transaction is for the source to say; new producers of the
+            # same names end what is open.
+            for producer in producers:
+                self._renew(producer)
+
+    def _renew(self, producer: Producer) -> None:
+        place = self._transactional.index(producer)
+        codec = CODECS[place]
+        self._transactional[place] = self._producer(codec, **{"transactional.id": f"{self._topic}-{codec}"})
+        self._transactional[place].init_transactions(CLIENT_TIMEOUT_S)
 
     def _fill(self, producer: Producer, count: int) -> None:
         now_ms = int((time.time() - self._age_s) * 1000)
