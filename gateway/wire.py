@@ -109,13 +109,13 @@ class FrameConnection(asyncio.BufferedProtocol):
         self._decoder.max_frame_bytes = value
 
     @property
-    def trusts_sizes(self) -> bool:
-        """Whether frames are allocated by the sizes that the peer announces; may be set at any time."""
-        return self._decoder.trusts_sizes
+    def trusted_bytes(self) -> int:
+        """How much of a frame is allocated at once when the peer announces it; may be set at any time."""
+        return self._decoder.trusted_bytes
 
-    @trusts_sizes.setter
-    def trusts_sizes(self, value: bool) -> None:
-        self._decoder.trusts_sizes = value
+    @trusted_bytes.setter
+    def trusted_bytes(self, value: int) -> None:
+        self._decoder.trusted_bytes = value
 
     @property
     def closed(self) -> bool:
@@ -382,8 +382,10 @@ class FrameConnection(asyncio.BufferedProtocol):
             return
         self.last_read_monotonic = time.monotonic()
         self._undecoded_bytes += nbytes
-        self._decoder.buffer_updated(nbytes)
+        decoder = self._decoder
+        decoder.buffer_updated(nbytes)
         self._decode_queued()
+        decoder.settle()
         if self._undecoded_bytes + self._queued_bytes > SMALL_BYTES:
             self._count_held()
         if self._frames or self._broken is not None:

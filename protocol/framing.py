@@ -1,9 +1,11 @@
 """Kafka's frames: a signed 32-bit size, then that many bytes (the protocol guide's RequestOrResponse).
 
 Bytes come in by `feed`, or without a copy by asyncio.BufferedProtocol's pair `get_buffer` and
-`buffer_updated`; frames go out by `next_frame`. Small frames are cut out of one receive buffer, a large
-one is received into a bytearray of its own. Memory follows the bytes that arrived, not those announced,
-unless the peer is trusted with its announcements.
+`buffer_updated`; frames go out by `next_frame`, until `settle`. Small frames are cut out of one receive
+buffer that all decoders share, which stays in the processor's cache; what is left of it after its frames were
+taken is moved to a buffer of the decoder's own, so one that waits for nothing holds no memory. A large frame is
+received into a bytearray of its own. Memory follows the bytes that arrived, not those announced, unless the
+peer is trusted with its announcements.
 """
 
 from __future__ import annotations
@@ -17,27 +19,44 @@ from protocol.foreign import foreign_protocol
 _SIZE = struct.Struct(">i")
 PREFIX_BYTES = _SIZE.size
 
-# The receive buffer of a connection: most hold a few small requests, and there may be 10,000 of them.
+# What is left over is most often a part of one small request.
 _FIRST_BUFFER_BYTES = 4 << 10
-# It doubles up to here while reads fill it. Beyond it only frames grow that nobody takes away.
+# A buffer of a decoder's own doubles up to here while reads fill it. Beyond it only frames grow that nobody
+# takes away.
 _FULL_BUFFER_BYTES = 64 << 10
 # An unfinished frame from this size on gets a bytearray of its own, of at first this many bytes.
 _LARGE_FRAME_BYTES = 32 << 10
+# Where every decoder without bytes of its own receives: in one thread, and nothing stays in it.
+_SHARED = bytearray(64 << 10)
 
 
 class FrameDecoder:
     """Cuts a byte stream into frames. After an error it stays broken and drops what still comes.
 
-    `max_frame_bytes` and `trusts_sizes` may be changed at any time, and so may `may_allocate`, which is asked
-    before a trusted size is believed.
+    `max_frame_bytes` and `trusted_bytes` may be changed at any time, and so may `may_allocate`, which is asked
+    before a size is believed.
     """
 
-    def __init__(self, max_frame_bytes: int, *, trusts_sizes: bool = False) -> None:
+    __slots__ = (
+        "_buffer",
+        "_error",
+        "_large",
+        "_large_filled",
+        "_large_size",
+        "_read_at",
+        "_write_at",
+        "max_frame_bytes",
+        "may_allocate",
+        "trusted_bytes",
+    )
+
+    def __init__(self, max_frame_bytes: int, *, trusted_bytes: int = 0) -> None:
         self.max_frame_bytes = max_frame_bytes
-        # A frame that is allocated whole is never moved: a third less work for frames of megabytes.
-        self.trusts_sizes = trusts_sizes
+        # So much of a frame is allocated when it is announced. One that is allocated whole is never moved: a
+        # third less work for frames of megabytes.
+        self.trusted_bytes = trusted_bytes
         self.may_allocate: Callable[[int], bool] = always
-        self._buffer = bytearray(_FIRST_BUFFER_BYTES)
+        self._buffer = _SHARED
         self._read_at = 0
         self._write_at = 0
         self._large: bytearray | None = None
@@ -59,6 +78,7 @@ class FrameDecoder:
             target[:taken] = source[:taken]
             target.release()
             self.buffer_updated(taken)
+            self.settle()
             source = source[taken:]
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature, its hint is always -1
@@ -67,9 +87,7 @@ class FrameDecoder:
             if self._large_filled == len(self._large):
                 self._grow_large(self._large)
             return memoryview(self._large)[self._large_filled :]
-        if self._read_at == self._write_at:
-            self._read_at = self._write_at = 0
-        elif self._write_at == len(self._buffer):
+        if self._write_at == len(self._buffer):
             self._make_room()
         return memoryview(self._buffer)[self._write_at :]
 
@@ -100,6 +118,22 @@ class FrameDecoder:
             self._large_filled += nbytes
         else:
             self._write_at += nbytes
+
+    def settle(self) -> None:
+        """Keep what is left of the bytes that came; to be called before another decoder may receive."""
+        if self._read_at == self._write_at:
+            self._buffer = _SHARED
+            self._read_at = self._write_at = 0
+            return
+        if self._buffer is not _SHARED:
+            return
+        pending = self._buffer[self._read_at : self._write_at]
+        size = _FIRST_BUFFER_BYTES
+        while size <= len(pending):
+            size *= 2
+        self._buffer = pending.ljust(size, b"\0")
+        self._read_at = 0
+        self._write_at = len(pending)
 
     def next_frame(self) -> bytearray | None:
         """Return the next frame without its size, or None while it is not complete.
@@ -139,8 +173,10 @@ class FrameDecoder:
     def _begin_large(self, start: int, size: int) -> None:
         self._large_size = size
         self._large_filled = filled = self._write_at - start
-        whole = self.trusts_sizes and self.may_allocate(size)
-        self._large = bytearray(size if whole else max(filled, _LARGE_FRAME_BYTES))
+        at_once = min(size, self.trusted_bytes)
+        if at_once > _LARGE_FRAME_BYTES and not self.may_allocate(at_once):
+            at_once = 0
+        self._large = bytearray(min(size, max(filled, _LARGE_FRAME_BYTES, at_once)))
         self._large[:filled] = self._buffer[start : self._write_at]
         self._read_at = self._write_at = 0
 

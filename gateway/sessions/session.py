@@ -41,6 +41,8 @@ log = structlog.get_logger(__name__)
 
 # After a client has gone, what it sent without waiting for an answer may still be on its way to the broker.
 _FLUSH_UPSTREAM_S: Final = 5.0
+# Of a client whom we know this much of a frame is allocated before it has come: a producer's usual largest.
+_TRUSTED_BYTES: Final = (1 << 20) + (64 << 10)
 
 
 class SessionRefused(Exception):
@@ -162,6 +164,7 @@ class Session:
             )
         self.principal = self._gate.principal = principal
         self._wire.max_frame_bytes = self._services.limits.max_frame_bytes
+        self._wire.trusted_bytes = _TRUSTED_BYTES
         self._log = self._log.bind(principal=str(principal))
 
     def _change(self, event: SessionEvent) -> None:

@@ -170,7 +170,7 @@ async def _open(
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, user_timeout_ms)
             wire = FrameConnection(max_frame_bytes=max_frame_bytes, name=where)
             # How many connections there are is up to us.
-            wire.trusts_sizes = True
+            wire.trusted_bytes = max_frame_bytes
             made = wire
             await loop.create_connection(
                 lambda: made,

@@ -156,7 +156,7 @@ class ParkedPool:
                 connection.abort()
                 raise ConnectFailed(f"cluster link '{self._link_name}' is going away")
             parked.wire.max_frame_bytes = MAX_FRAME_BYTES
-            parked.wire.trusts_sizes = True
+            parked.wire.trusted_bytes = parked.wire.max_frame_bytes
             self._bound = {bound for bound in self._bound if not bound.closed} | {connection}
             return connection
         broker = "any broker" if node_id is None else f"broker {node_id}"

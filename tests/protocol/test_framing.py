@@ -35,6 +35,7 @@ def by_buffer(decoder: FrameDecoder, data: Data) -> None:
         read = min(len(buffer), len(data))
         buffer[:read] = data[:read]
         decoder.buffer_updated(read)
+        decoder.settle()
         data = data[read:]
 
 
@@ -221,7 +222,7 @@ def test_a_large_frame_is_received_in_place() -> None:
 
 def test_a_trusted_size_is_allocated_at_once() -> None:
     size = 8 << 20
-    decoder = FrameDecoder(LIMIT, trusts_sizes=True)
+    decoder = FrameDecoder(LIMIT, trusted_bytes=LIMIT)
     content = bytes(range(256)) * (size >> 8)
     rest = memoryview(stream([b"before", content, b"after"]))
     tracemalloc.start()
@@ -235,6 +236,57 @@ def test_a_trusted_size_is_allocated_at_once() -> None:
     tracemalloc.stop()
     assert taken(decoder) == [content, b"after"]
     assert peak < 1.1 * size
+
+
+def test_of_a_frame_above_the_trust_only_that_much_is_allocated() -> None:
+    decoder = FrameDecoder(LIMIT, trusted_bytes=1 << 20)
+    content = bytes(range(256)) * (4 << 12)
+    rest = memoryview(stream([content]))
+    decoder.feed(rest[:1_000])
+    assert decoder.next_frame() is None
+    assert len(decoder.get_buffer(-1)) == (1 << 20) - (1_000 - 4)
+    decoder.feed(rest[1_000:])
+    assert taken(decoder) == [content]
+
+
+@pytest.mark.parametrize("size", [0, 1, 5_000, 31_000, 33_000, 70_000])
+def test_decoders_do_not_mix_what_they_receive(size: int) -> None:
+    contents = [bytes([number]) * size for number in range(3)]
+    streams = [memoryview(stream([b"before", content, b"after"])) for content in contents]
+    decoders = [FrameDecoder(LIMIT) for _ in contents]
+    frames: list[list[bytes]] = [[] for _ in contents]
+    step = max(1, len(streams[0]) // 7)
+    for start in range(0, len(streams[0]), step):
+        for decoder, data, own in zip(decoders, streams, frames, strict=True):
+            by_buffer(decoder, data[start : start + step])
+            own += taken(decoder)
+    assert frames == [[b"before", content, b"after"] for content in contents]
+
+
+def test_a_decoder_that_waits_for_nothing_holds_no_memory() -> None:
+    decoders = []
+    tracemalloc.start()
+    for _ in range(100):
+        decoder = FrameDecoder(LIMIT)
+        # In two pieces, so that it has had a buffer of its own.
+        by_buffer(decoder, stream([b"x" * 100])[:50])
+        assert decoder.next_frame() is None
+        by_buffer(decoder, stream([b"x" * 100])[50:])
+        assert one(decoder) == b"x" * 100
+        by_buffer(decoder, b"")
+        decoder.settle()
+        decoders.append(decoder)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 100 * 1_000
+
+
+def test_frames_that_are_not_taken_at_once_are_kept() -> None:
+    decoder = FrameDecoder(LIMIT)
+    frames = [bytes([number]) * 3_000 for number in range(30)]
+    by_buffer(decoder, memoryview(stream(frames)))
+    by_buffer(FrameDecoder(LIMIT), memoryview(stream([b"y" * 20_000])))
+    assert taken(decoder) == frames
 
 
 def test_growing_while_the_old_bytes_are_viewed() -> None:
@@ -311,7 +363,7 @@ def test_a_size_that_is_the_beginning_of_something_else(
 
 
 def test_a_trusted_size_is_believed_only_where_there_is_room_for_it() -> None:
-    decoder = FrameDecoder(LIMIT, trusts_sizes=True)
+    decoder = FrameDecoder(LIMIT, trusted_bytes=LIMIT)
     asked: list[int] = []
 
     def may_allocate(size: int) -> bool:
