@@ -3,9 +3,9 @@
 Bytes come in by `feed`, or without a copy by asyncio.BufferedProtocol's pair `get_buffer` and
 `buffer_updated`; frames go out by `next_frame`, until `settle`. Small frames are cut out of one receive
 buffer that all decoders share, which stays in the processor's cache; what is left of it after its frames were
-taken is moved to a buffer of the decoder's own, so one that waits for nothing holds no memory. A large frame is
-received into a bytearray of its own. Memory follows the bytes that arrived, not those announced, unless the
-peer is trusted with its announcements.
+taken is moved to a buffer of the decoder's own, so one that waits for nothing holds no memory. A large frame
+is received into a bytearray of its own. Memory follows the bytes that arrived, not those announced, unless
+the peer is trusted with its announcements.
 """
 
 from __future__ import annotations

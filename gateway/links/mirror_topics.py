@@ -127,6 +127,11 @@ class MirrorTopics:
         # What does not exist may become a mirror before it is written to, and clients can think of any name.
         self._known.update(name for name in names if name in topics and topics[name].error_code == 0)
 
+    def are_known(self, topics: Iterable[str | UUID]) -> bool:
+        """Whether `before_produce` has nothing to wait for, and the state is fresh enough."""
+        known = self._known
+        return self._store.staleness_s <= self._max_staleness_s and all(topic in known for topic in topics)
+
     def read_only_mirror(self, topic: str | UUID) -> str | None:
         """Name of the mirror topic, if clients may not write to this topic."""
         record = self._record(topic)

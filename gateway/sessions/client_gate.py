@@ -82,12 +82,11 @@ class ClientGate:
         """As `decide`, if the request is forwarded and nothing must be waited for; otherwise None."""
         key, version = header.api_key, header.api_version
         versions = self._versions
-        if (
-            versions is None
-            or key in _STEPS
-            or not is_forwardable(versions.shown, key, version)
-            or self._may_name_reserved(frame)
-        ):
+        if versions is None or not is_forwardable(versions.shown, key, version):
+            return None
+        if key == ApiKey.PRODUCE:
+            return self._produce_at_once(header, frame)
+        if key in _STEPS or self._may_name_reserved(frame):
             return None
         return Forward(frame, self._responses.finish(key, version))
 
@@ -154,6 +153,22 @@ class ClientGate:
         return Authenticate()
 
     # --- mirror topics ---------------------------------------------------------------------------------
+
+    def _produce_at_once(self, header: RequestHeader, frame: bytearray) -> Forward | None:
+        """Forwards what goes to topics that are known for ordinary ones only; the rest is for `_produce`."""
+        request = read_produce(header.api_version, frame, header.body_offset)
+        if request.transactional_id is not None and is_reserved(request.transactional_id):
+            return None
+        topics = [view.topic for view in request.topics]
+        if not self._mirrors.are_known(topics):
+            return None
+        name_of, read_only_mirror = self._services.topic_ids.name_of, self._mirrors.read_only_mirror
+        for topic in topics:
+            name = topic if isinstance(topic, str) else name_of(topic)
+            if name is None or is_reserved(name) or read_only_mirror(topic) is not None:
+                return None
+        finish = self._responses.finish(header.api_key, header.api_version)
+        return Forward(frame, finish, request.acks != _NO_ACKS)
 
     async def _produce(self, header: RequestHeader, frame: bytearray) -> Decision:
         request = read_produce(header.api_version, frame, header.body_offset)

@@ -37,6 +37,10 @@ class MirrorGuard(Protocol):
         """Returns when the state is known up to now for each of the topics; StateUnavailable."""
         ...
 
+    def are_known(self, topics: Iterable[str | UUID]) -> bool:
+        """Whether `before_produce` would return at once, without an error."""
+        ...
+
     def read_only_mirror(self, topic: str | UUID) -> str | None:
         """The name of the mirror topic that clients may not write to, else None."""
         ...

@@ -105,7 +105,10 @@ async def test_nothing_is_written_to_an_id_that_has_no_name(lab: Lab) -> None:
 async def test_what_is_known_costs_nothing(lab: Lab, by_id: bool) -> None:
     topic_id = make(lab)
     topic: str | UUID = topic_id if by_id else "t"
+    assert not lab.topics.are_known([topic])
     await lab.topics.before_produce([topic])
+    assert lab.topics.are_known([topic, topic])
+    assert not lab.topics.are_known([topic, "another"])
     reads, asked = lab.store.reads, lab.asked()
     await lab.topics.before_produce([topic, topic])
     assert (lab.store.reads, lab.asked()) == (reads, asked)
@@ -143,7 +146,9 @@ async def test_a_stale_state_stops_what_is_known(lab: Lab) -> None:
     await lab.topics.before_produce(["t"])
     lab.store.staleness_s = 30.0
     await lab.topics.before_produce(["t"])
+    assert lab.topics.are_known(["t"])
     lab.store.staleness_s = 31.0
+    assert not lab.topics.are_known(["t"])
     with pytest.raises(StateUnavailable, match="could not be read for 31 s: no Produce"):
         await lab.topics.before_produce(["t"])
 

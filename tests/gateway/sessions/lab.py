@@ -57,11 +57,16 @@ class Mirrors:
         self.asked: list[str | UUID] = []
         self.deleted: list[str | UUID] = []
         self.unavailable = False
+        # Of which it need not be asked whether they are mirrors.
+        self.known: set[str | UUID] = set()
 
     async def before_produce(self, topics: Iterable[str | UUID]) -> None:
         self.asked += topics
         if self.unavailable:
             raise StateUnavailable("the state topic is away")
+
+    def are_known(self, topics: Iterable[str | UUID]) -> bool:
+        return not self.unavailable and all(topic in self.known for topic in topics)
 
     def read_only_mirror(self, topic: str | UUID) -> str | None:
         return self.mirrors.get(topic)
