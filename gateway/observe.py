@@ -11,8 +11,9 @@ from collections.abc import MutableMapping
 from typing import Any, Literal
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 
 from protocol.api_keys import ApiKey, supported_versions
 
@@ -22,7 +23,24 @@ _SECRET_WORDS = ("password", "secret", "token", "jaas", "auth_bytes", "salted", 
 _API_NAMES = {int(key): key.name for key in ApiKey}
 
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
+# More than there are keys and versions.
+_MAX_KINDS = 1024
+
+
+class _Flush(Collector):
+    """Collected first: has every `Traffic` in its series before those are collected."""
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> list[Metric]:
+        for traffic in _traffic.values():
+            traffic.flush()
+        return []
+
+
 registry = CollectorRegistry()
+registry.register(_Flush())
 
 connections_total = Counter(
     "causeway_connections", "Client connections accepted.", ["listener"], registry=registry
@@ -123,24 +141,51 @@ def api_name(api_key: int) -> str:
     return _API_NAMES.get(api_key, "UNKNOWN")
 
 
-class RequestCounter:
-    """Counts the requests of one listener; finding a labelled series costs more than counting in it."""
+class Traffic:
+    """What one listener's requests and responses come to; see `traffic_of`.
+
+    Labelled series have locks and cost as much as the rest of a small request's way: here are plain numbers,
+    which go into the series when somebody asks for them.
+    """
 
     def __init__(self, listener: str) -> None:
-        self._bytes = request_bytes.labels(listener)
-        self._series: dict[tuple[int, int], Counter] = {}
+        self.response_bytes = 0
+        self._request_bytes = 0
+        self._requests: dict[tuple[int, int], int] = {}
+        self._listener = listener
 
-    def add(self, api_key: int, version: int, size_bytes: int) -> None:
+    def add_request(self, api_key: int, version: int, size_bytes: int) -> None:
         """Counts one request of that size."""
-        series = self._series.get((api_key, version))
-        if series is None:
+        counts, kind = self._requests, (api_key, version)
+        # A client can make up versions, but not series.
+        if kind not in counts and len(counts) >= _MAX_KINDS:
+            self.flush()
+        counts[kind] = counts.get(kind, 0) + 1
+        self._request_bytes += size_bytes
+
+    def flush(self) -> None:
+        """Moves everything into the series."""
+        for (api_key, version), count in self._requests.items():
             known = supported_versions(api_key)
             label = str(version) if known is not None and version in known else "other"
-            series = requests.labels(api_name(api_key), label)
-            if label != "other":
-                self._series[api_key, version] = series
-        series.inc()
-        self._bytes.inc(size_bytes)
+            requests.labels(api_name(api_key), label).inc(count)
+        self._requests.clear()
+        if self._request_bytes:
+            request_bytes.labels(self._listener).inc(self._request_bytes)
+        if self.response_bytes:
+            response_bytes.labels(self._listener).inc(self.response_bytes)
+        self._request_bytes = self.response_bytes = 0
+
+
+_traffic: dict[str, Traffic] = {}
+
+
+def traffic_of(listener: str) -> Traffic:
+    """The counters of a listener, shared by its sessions."""
+    traffic = _traffic.get(listener)
+    if traffic is None:
+        traffic = _traffic[listener] = Traffic(listener)
+    return traffic
 
 
 def metrics_page() -> bytes:

@@ -33,8 +33,8 @@ _SHARED = bytearray(64 << 10)
 class FrameDecoder:
     """Cuts a byte stream into frames. After an error it stays broken and drops what still comes.
 
-    `max_frame_bytes` and `trusted_bytes` may be changed at any time, and so may `may_allocate`, which is asked
-    before a size is believed.
+    `max_frame_bytes` and `trusted_bytes` may be changed at any time, and so may `may_allocate`, which is
+    asked before a size is believed.
     """
 
     __slots__ = (

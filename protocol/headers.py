@@ -7,7 +7,7 @@ Tagged fields of a header are skipped within the frame's bounds; Kafka defines n
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from protocol.api_keys import is_flexible, response_header_version
 from protocol.errors import DecodeError
@@ -19,8 +19,7 @@ _REQUEST_CORRELATION_ID_AT = 4
 _EMPTY_TAGS = b"\0"
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHeader:
+class RequestHeader(NamedTuple):
     """The header of a request; the body begins at byte `body_offset` of the frame."""
 
     api_key: int

@@ -6,7 +6,6 @@ with any other correlation id than that of the oldest forwarded request is an er
 Produce request with acks=0 has no answer and takes no place.
 """
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Generic, TypeAlias, TypeVar
 
@@ -50,8 +49,9 @@ class InFlight(Generic[Context]):
         self.max_count = max_count
         self.max_bytes = max_bytes
         self._size_bytes = 0
-        self._places: deque[_Place] = deque()
-        self._forwarded: deque[Entry[Context]] = deque()
+        # Lists, since they are short, and an empty deque takes ten times as much on every idle connection.
+        self._places: list[_Place] = []
+        self._forwarded: list[Entry[Context]] = []
 
     def __len__(self) -> int:
         """Return how many requests the client has not been answered."""
@@ -99,7 +99,7 @@ class InFlight(Generic[Context]):
             due = oldest.upstream_correlation_id
             raise DecodeError(f"the broker answered {upstream_correlation_id} where {due} is due")
         oldest.matched = True
-        return self._forwarded.popleft()
+        return self._forwarded.pop(0)
 
     def complete(self, entry: Entry[Context], response: Parts) -> None:
         """Put the client's answer to a matched request in its place; ValueError if it waits for none."""
@@ -114,6 +114,6 @@ class InFlight(Generic[Context]):
             response = self._places[0].response
             if response is None:
                 break
-            self._size_bytes -= self._places.popleft().size_bytes
+            self._size_bytes -= self._places.pop(0).size_bytes
             ready.append(response)
         return ready

@@ -38,7 +38,7 @@ Finish: TypeAlias = Callable[[bytearray], Parts]
 _CORRELATION_IDS: Final = 2**31
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Forward:
     """Send `frame`, a whole request, upstream; `finish` makes the client's response, None leaves it as it is.
 
@@ -114,7 +114,7 @@ class RequestPath:
     ) -> None:
         self.in_flight: InFlight[Finish | None] = InFlight(max_in_flight, max_in_flight_bytes)
         self._in_flight_full = observe.in_flight_full.labels(listener)
-        self._response_bytes = observe.response_bytes.labels(listener)
+        self._traffic = observe.traffic_of(listener)
         self._wire = wire
         self._dial = dial
         self._on_upstream_end: Callable[[Exception], None] | None = on_upstream_end
@@ -259,6 +259,6 @@ class RequestPath:
         ready = self.in_flight.pop_ready()
         if not self._wire.closed:
             for parts in ready:
-                self._response_bytes.inc(sum(map(len, parts)))
+                self._traffic.response_bytes += sum(map(len, parts))
                 self._wire.write_frame(*parts)
         self.wake()

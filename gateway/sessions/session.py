@@ -62,10 +62,9 @@ class Session:
         self._services = services
         self._node_id = node_id
         self._state = SessionState.HANDSHAKE
-        self._readable = asyncio.Event()
-        self._count = observe.RequestCounter(services.listener)
-        # Whether `_serve` waits for `_readable`: only then are requests taken at once.
-        self._at_rest = False
+        self._count = observe.traffic_of(services.listener).add_request
+        # While `_serve` waits for requests: only then are they taken at once.
+        self._resting: asyncio.Future[None] | None = None
         self._left_over: tuple[RequestHeader, bytearray] | None = None
         self._failure: Exception | None = None
         self._authenticator = Authenticator(wire, services.authentication)
@@ -211,11 +210,11 @@ class Session:
     # --- requests --------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        if not self._at_rest:
-            self._readable.set()
-        elif not self._take_at_once():
-            self._at_rest = False
-            self._readable.set()
+        resting = self._resting
+        if resting is not None and not self._take_at_once():
+            self._resting = None
+            if not resting.done():
+                resting.set_result(None)
         if self._wire.closed and self._give_up is None:
             # A broker that takes nothing must not hold a session whose client has gone.
             self._give_up = asyncio.get_running_loop().call_later(_FLUSH_UPSTREAM_S, self._path.abort)
@@ -236,7 +235,7 @@ class Session:
             else:
                 frame = next_frame
                 header = peek_request_header(frame)
-                self._count.add(header.api_key, header.api_version, len(frame))
+                self._count(header.api_key, header.api_version, len(frame))
             # What is left over was taken when the session was ready, perhaps before a drain began.
             if left_over is None and self._state is not SessionState.READY:
                 await self._before_ready(header, frame)
@@ -258,12 +257,11 @@ class Session:
                 self._refuse(header, decision)
 
     async def _rest(self) -> None:
-        self._readable.clear()
-        self._at_rest = True
+        self._resting = asyncio.get_running_loop().create_future()
         try:
-            await self._readable.wait()
+            await self._resting
         finally:
-            self._at_rest = False
+            self._resting = None
 
     def _take_at_once(self) -> bool:
         """Takes the requests that are there, until something must be waited for: that is left to `_serve`.
@@ -277,7 +275,7 @@ class Session:
                 if frame is None:
                     return True
                 header = peek_request_header(frame)
-                self._count.add(header.api_key, header.api_version, len(frame))
+                self._count(header.api_key, header.api_version, len(frame))
                 decision = gate.decide_at_once(header, frame) if path.admits(len(frame)) else None
                 if decision is None:
                     self._left_over = header, frame

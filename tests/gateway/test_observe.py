@@ -69,6 +69,39 @@ def test_the_console_style_is_readable_text() -> None:
     assert "listeners" in capture.getvalue()
 
 
+def test_traffic_is_in_the_series_when_somebody_asks() -> None:
+    def value(name: str, **labels: str) -> float | None:
+        return observe.registry.get_sample_value(f"causeway_{name}_total", labels)
+
+    traffic = observe.traffic_of("test traffic")
+    assert observe.traffic_of("test traffic") is traffic
+    before = value("requests", api="FETCH", version="16") or 0
+    for _ in range(3):
+        traffic.add_request(1, 16, 100)
+    traffic.response_bytes += 5000
+    for _ in range(2):
+        assert value("requests", api="FETCH", version="16") == before + 3
+        assert value("request_bytes", listener="test traffic") == 300
+        assert value("response_bytes", listener="test traffic") == 5000
+    traffic.add_request(1, 16, 1)
+    assert value("request_bytes", listener="test traffic") == 301
+
+
+def test_what_clients_make_up_is_one_series_and_no_memory() -> None:
+    def value(api: str) -> float:
+        labels = {"api": api, "version": "other"}
+        return observe.registry.get_sample_value("causeway_requests_total", labels) or 0
+
+    before = value("FETCH"), value("UNKNOWN")
+    traffic = observe.Traffic("made up")
+    for version in range(5000):
+        traffic.add_request(1, 1000 + version, 1)
+        traffic.add_request(12345, version, 1)
+    assert len(traffic._requests) <= 1024
+    traffic.flush()
+    assert (value("FETCH"), value("UNKNOWN")) == (before[0] + 5000, before[1] + 5000)
+
+
 def test_the_metrics_page_has_the_series_in_text_form() -> None:
     observe.requests.labels("METADATA", "12").inc()
     page = observe.metrics_page().decode()
