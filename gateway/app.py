@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hmac
 import random
 import signal
@@ -241,6 +242,9 @@ class App:
         except Exception as error:
             self._fail(StartError(f"the gateway could not start: {error!r}"))
             raise
+        # What is there by now stays: walking over it again would hold everybody up for tens of milliseconds.
+        gc.collect()
+        gc.freeze()
         self._serving = True
         log.info("gateway.ready", cluster_id=self._cluster.cluster_id)
         try:

@@ -35,7 +35,9 @@ class Entry(_Place, Generic[Context]):
     def __init__(
         self, upstream_correlation_id: int, header: RequestHeader, size_bytes: int, context: Context
     ) -> None:
-        super().__init__(size_bytes, None)
+        # Not by super(): one of these is made for every request.
+        self.size_bytes = size_bytes
+        self.response = None
         self.upstream_correlation_id = upstream_correlation_id
         self.header = header
         self.context = context
