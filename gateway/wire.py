@@ -173,9 +173,10 @@ class FrameConnection(asyncio.BufferedProtocol):
 
     def _decode_queued(self) -> None:
         """Moves frames from the decoder to the queue while it has room; reading goes on if it still has."""
+        next_frame = self._decoder.next_frame
         while (has_room := self._has_room()) and self._undecoded_bytes and self._broken is None:
             try:
-                frame = self._decoder.next_frame()
+                frame = next_frame()
             except DecodeError as error:
                 self._broken = error
                 break
@@ -269,6 +270,9 @@ class FrameConnection(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is None:
             raise RuntimeError(f"{self.name}: not connected")
+        if len(parts) == 1 and len(parts[0]) < _JOIN_BELOW_BYTES:
+            transport.write(frame_size_prefix(len(parts[0])) + parts[0])
+            return
         size = sum(map(len, parts))
         prefix = frame_size_prefix(size)
         if size < _JOIN_BELOW_BYTES:
@@ -394,7 +398,8 @@ class FrameConnection(asyncio.BufferedProtocol):
         decoder = self._decoder
         decoder.buffer_updated(nbytes)
         self._decode_queued()
-        decoder.settle()
+        if self._undecoded_bytes:
+            decoder.settle()
         if self._undecoded_bytes + self._queued_bytes > SMALL_BYTES:
             self._count_held()
         if self._frames or self._broken is not None:

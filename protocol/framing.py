@@ -121,11 +121,7 @@ class FrameDecoder:
 
     def settle(self) -> None:
         """Keep what is left of the bytes that came; to be called before another decoder may receive."""
-        if self._read_at == self._write_at:
-            self._buffer = _SHARED
-            self._read_at = self._write_at = 0
-            return
-        if self._buffer is not _SHARED:
+        if self._buffer is not _SHARED or self._read_at == self._write_at:
             return
         pending = self._buffer[self._read_at : self._write_at]
         size = _FIRST_BUFFER_BYTES
@@ -134,6 +130,10 @@ class FrameDecoder:
         self._buffer = pending.ljust(size, b"\0")
         self._read_at = 0
         self._write_at = len(pending)
+
+    def _drop_buffer(self) -> None:
+        self._buffer = _SHARED
+        self._read_at = self._write_at = 0
 
     def next_frame(self) -> bytearray | None:
         """Return the next frame without its size, or None while it is not complete.
@@ -155,9 +155,13 @@ class FrameDecoder:
         if not 0 <= size <= self.max_frame_bytes:
             raise self._broken(size)
         end = start + size
-        if end <= self._write_at:
+        if end < self._write_at:
             self._read_at = end
             return self._buffer[start:end]
+        if end == self._write_at:
+            frame = self._buffer[start:end]
+            self._drop_buffer()
+            return frame
         if size >= _LARGE_FRAME_BYTES:
             self._begin_large(start, size)
         return None
@@ -167,7 +171,7 @@ class FrameDecoder:
             self._error = DecodeError(f"frame of negative size {size}")
         else:
             self._error = FrameTooLarge(size, self.max_frame_bytes, foreign_protocol(_SIZE.pack(size)))
-        self._read_at = self._write_at = 0
+        self._drop_buffer()
         return self._error
 
     def _begin_large(self, start: int, size: int) -> None:
@@ -178,7 +182,7 @@ class FrameDecoder:
             at_once = 0
         self._large = bytearray(min(size, max(filled, _LARGE_FRAME_BYTES, at_once)))
         self._large[:filled] = self._buffer[start : self._write_at]
-        self._read_at = self._write_at = 0
+        self._drop_buffer()
 
 
 def always(_size: int) -> bool:

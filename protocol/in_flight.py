@@ -109,6 +109,18 @@ class InFlight(Generic[Context]):
             raise ValueError(f"request {entry.upstream_correlation_id} does not wait for its answer")
         entry.response = response
 
+    def answer(self, entry: Entry[Context], response: Parts) -> Sequence[Parts]:
+        """Complete an entry and take the answers that may be written now, as `pop_ready` does."""
+        places = self._places
+        if len(places) == 1 and places[0] is entry and entry.matched:
+            # As most often: nothing else is due.
+            entry.response = response
+            self._size_bytes -= entry.size_bytes
+            places.clear()
+            return (response,)
+        self.complete(entry, response)
+        return self.pop_ready()
+
     def pop_ready(self) -> list[Parts]:
         """Take the answers that may be written now, in the client's order."""
         ready = []

@@ -205,7 +205,7 @@ class RequestPath:
         """Answers a request here, in its turn."""
         response_header = encode_response_header(header.api_key, header.api_version, header.correlation_id)
         self.in_flight.add_local((response_header, body))
-        self._write_ready()
+        self._write(self.in_flight.pop_ready())
 
     async def linger(self, timeout_s: float) -> None:
         """Waits, while responses are relayed, until the broker has answered what it was sent.
@@ -248,15 +248,15 @@ class RequestPath:
                 entry = in_flight.match(peek_correlation_id(frame))
                 rewrite_response_correlation_id(frame, entry.header.correlation_id)
                 finish = entry.context
-                in_flight.complete(entry, (frame,) if finish is None else finish(frame))
+                parts = (frame,) if finish is None else finish(frame)
+                ready = in_flight.answer(entry, parts)
                 upstream.put_down()
-                self._write_ready()
+                self._write(ready)
         except Exception as error:  # noqa: BLE001 - handed to the owner, who knows all of them
             on_end, self._on_upstream_end = self._on_upstream_end, None
             on_end(error)
 
-    def _write_ready(self) -> None:
-        ready = self.in_flight.pop_ready()
+    def _write(self, ready: Sequence[Parts]) -> None:
         if not self._wire.closed:
             for parts in ready:
                 self._traffic.response_bytes += sum(map(len, parts))

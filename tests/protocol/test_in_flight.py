@@ -43,6 +43,35 @@ def test_only_the_oldest_request_is_answered() -> None:
     assert in_flight.match(2).upstream_correlation_id == 2
 
 
+def test_an_answer_takes_with_it_what_waited_for_it() -> None:
+    in_flight = InFlight[None](8, 1000)
+    in_flight.add_forwarded(1, HEADER, 10, None)
+    only = in_flight.match(1)
+    assert list(in_flight.answer(only, (b"only",))) == [(b"only",)]
+    assert in_flight.empty
+    assert in_flight.size_bytes == 0
+    first, second = (in_flight.add_forwarded(number, HEADER, 10, None) for number in (2, 3))
+    in_flight.add_local((b"local",))
+    in_flight.match(2)
+    in_flight.match(3)
+    assert list(in_flight.answer(second, (b"second",))) == []
+    assert list(in_flight.answer(first, (b"first",))) == [(b"first",), (b"second",), (b"local",)]
+    assert in_flight.empty
+    assert in_flight.size_bytes == 0
+
+
+def test_only_what_was_matched_is_answered() -> None:
+    in_flight = InFlight[None](8, 1000)
+    entry = in_flight.add_forwarded(1, HEADER, 10, None)
+    with pytest.raises(ValueError, match="request 1 "):
+        in_flight.answer(entry, (b"early",))
+    in_flight.match(1)
+    in_flight.answer(entry, (b"x",))
+    in_flight.add_local((b"local",))
+    with pytest.raises(ValueError, match="request 1 "):
+        in_flight.answer(entry, (b"again",))
+
+
 def test_an_answer_needs_its_match_and_comes_once() -> None:
     in_flight = InFlight[None](8, 1000)
     entry = in_flight.add_forwarded(1, HEADER, 10, None)
