@@ -14,7 +14,8 @@ streams := build/kafka-streams/$(firstword $(KAFKA_VERSIONS))/complete
 sources := protocol gateway compose certs tests $(wildcard demo bench client_suites)
 unit_tests = $(filter-out tests/compose tests/e2e, $(patsubst %/,%,$(wildcard tests/*/)))
 pytest := $(python) -m pytest
-covered := $(python) -m coverage run -m pytest
+# Two at a time, each file in one of them: most end-to-end tests wait more than they compute.
+parallel := -n 2 --dist loadfile
 
 .PHONY: help setup tools certs lint format test unit e2e demo demo-stop bench bench-client bench-link \
     client-suites soak fuzz lock clean
@@ -77,18 +78,17 @@ format: $(venv)
 
 test: setup lint
 	@rm -rf build/coverage && mkdir -p build/coverage
-	$(covered) tests
-	@$(python) -m coverage combine --quiet
+	$(pytest) $(parallel) --cov --cov-report= tests
 	@echo; echo "Coverage of gateway/ by the tests in this process (gateways of end-to-end tests run in their own):"
 	@$(python) -m coverage report --include='gateway/*'
 	@echo; echo "Coverage of protocol/, which must be complete:"
 	@$(python) -m coverage report --include='protocol/*' --fail-under=100
 
 unit: tools $(venv) certs
-	$(pytest) $(unit_tests)
+	$(pytest) $(parallel) $(unit_tests)
 
 e2e: setup
-	$(pytest) tests/compose tests/e2e
+	$(pytest) $(parallel) tests/compose tests/e2e
 
 # --- the rest ----------------------------------------------------------------------------------------------
 
