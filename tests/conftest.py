@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import hypothesis
 import pytest
 
 from certs.make_certs import TestAuthority
@@ -34,6 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Warnings are errors, save one that is not ours: kafka-python leaves TLS sockets to the collector."""
     warning = "Exception ignored in. <ssl.SSLSocket"
     config.addinivalue_line("filterwarnings", f"ignore:{warning}:pytest.PytestUnraisableExceptionWarning")
+    # How long an example takes says how busy the machine is.
+    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.load_profile("untimed")
 
 
 def _is_slow(path: Path) -> bool:

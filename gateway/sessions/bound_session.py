@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import structlog
 
 from gateway import observe
-from gateway.sessions.link_gate import LinkGate, TopicCatalog
+from gateway.sessions.link_gate import MAX_REQUEST_BYTES, LinkGate, TopicCatalog
 from gateway.sessions.presentation import ShownNow, no_mirrors
 from gateway.sessions.request_path import Forward, Reply, RequestPath
 from gateway.upstreams.connection import BrokerConnection
@@ -24,8 +24,6 @@ from protocol.headers import peek_request_header
 
 log = structlog.get_logger(__name__)
 
-# A Fetch of 10,000 partitions by id is half of it; whatever is larger is no request of a replicator.
-_MAX_REQUEST_BYTES: Final = 1 << 20
 _MAX_IN_FLIGHT: Final = 16
 _MAX_IN_FLIGHT_BYTES: Final = 4 << 20
 # What counts its bytes, where those of clients have the name of their listener.
@@ -70,7 +68,7 @@ class BoundSession:
         )
         self._upstream: BrokerConnection | None = None
         self._log = log.bind(link=link, peer=wire.peer, node_id=node_id)
-        wire.max_frame_bytes = _MAX_REQUEST_BYTES
+        wire.max_frame_bytes = MAX_REQUEST_BYTES
 
     async def run(self) -> None:
         """Serves until either side ends the connection, or the other side asks for what it may not."""

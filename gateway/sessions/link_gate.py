@@ -34,6 +34,8 @@ from protocol.messages import decode_request, decode_response, encode_request, e
 INTERNAL_TOPICS: Final = frozenset(
     {"__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata"}
 )
+# A Fetch of 10,000 partitions by id is half of it; whatever is larger is no request of a replicator.
+MAX_REQUEST_BYTES: Final = 1 << 20
 _GROUP: Final = 0
 _TOPIC_RESOURCE: Final = 2
 _LITERAL: Final = 3
@@ -120,7 +122,9 @@ class LinkGate:
         lowest, highest = self._versions.get(key, (0, -1))
         if not lowest <= version <= highest:
             return Refuse(f"{observe.api_name(key)} version {version} is not offered to links")
-        asked = decode_request(key, version, memoryview(frame)[header.body_offset :])
+        asked = decode_request(
+            key, version, memoryview(frame)[header.body_offset :], max_bytes=MAX_REQUEST_BYTES
+        )
         forbidden = _FORBIDDEN[key](asked) if key in _FORBIDDEN else None
         if forbidden is not None:
             return Refuse(forbidden)

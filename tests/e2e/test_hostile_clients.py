@@ -290,7 +290,7 @@ def header(api_key: int, version: int, body: bytes = b"") -> bytes:
         (ApiKey.WRITE_TXN_MARKERS, 1),
         (ApiKey.ALTER_USER_SCRAM_CREDENTIALS, 1),
         (ApiKey.VOTE, 0),
-        (ApiKey.DESCRIBE_QUORUM, 0),
+        (ApiKey.BEGIN_QUORUM_EPOCH, 0),
         (ApiKey.ENVELOPE, 0),
         (ApiKey.UNREGISTER_BROKER, 0),
         (ApiKey.LINK_BIND, 0),

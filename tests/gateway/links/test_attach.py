@@ -354,12 +354,12 @@ async def test_the_servers_take_turns(lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     ("refuse", "least_s", "most_s"),
-    [(True, 0.1, 0.4), (False, 0.0, 0.06)],
+    [(True, 0.4, 1.6), (False, 0.0, 0.35)],
 )
 async def test_a_refused_half_is_patient_and_a_cut_one_is_not(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, *, refuse: bool, least_s: float, most_s: float
 ) -> None:
-    hurry(monkeypatch, REFUSED_BACKOFF_S=0.2, PARKED_SLOTS=1)
+    hurry(monkeypatch, REFUSED_BACKOFF_S=0.8, PARKED_SLOTS=1)
     no = LinkAttachResponse(31, "belongs to another principal", None, "i", 1)
     lab.gateway.answer = no if refuse else None
     lab.run()

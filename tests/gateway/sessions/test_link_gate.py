@@ -16,10 +16,15 @@ from gateway.sessions.link_gate import (
     TOPIC_FIELDS,
     TOPIC_ID_FIELDS,
     TRANSACTION_FIELDS,
+    LinkGate,
     TopicCatalog,
 )
 from gateway.upstreams.metadata import ClusterMetadata, TopicMetadata
+from protocol.api_keys import ApiKey
 from protocol.api_versions import LINK_APIS, link_versions
+from protocol.errors import TooLargeToDecode
+from protocol.fields import encode_uvarint
+from protocol.headers import encode_request_header, peek_request_header
 from protocol.messages import request_class, response_class
 
 NAMES = TOPIC_FIELDS | GROUP_FIELDS | TRANSACTION_FIELDS | TOPIC_ID_FIELDS
@@ -136,3 +141,12 @@ async def test_what_the_brokers_call_internal_is_internal_and_kafkas_own_topics_
         False,
         True,
     ]
+
+
+async def test_a_request_of_many_small_things_is_not_decoded() -> None:
+    """Half a second and 25 MiB for a frame that the other side makes in no time."""
+    gate = LinkGate(link_versions(), TopicCatalog(Topics()))
+    body = encode_uvarint(70_001) + b"\x02a\x00" * 70_000 + bytes(4)
+    frame = bytearray(encode_request_header(ApiKey.METADATA, 9, 1, "other") + body)
+    with pytest.raises(TooLargeToDecode):
+        await gate.decide(peek_request_header(frame), frame)
