@@ -312,7 +312,10 @@ class _Raws:
             raise OSError(f"{topic}-{partition} has no leader")
         address = f"{node.host}:{node.internal_port}"
         broker = self._open.get(address)
-        if broker is None or broker.broken:
+        if broker is not None and broker.broken:
+            broker.close()
+            broker = None
+        if broker is None:
             broker = self._open[address] = RawBroker(address)
         return broker
 
