@@ -11,8 +11,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Final
+
+_STOPPED_WITHIN_S: Final = 5.0
 
 _WATCHER = """
 import os, signal, sys
@@ -90,8 +94,17 @@ class Process:
         return self.wait(20)
 
     def pause(self) -> None:
-        """SIGSTOP: keeps its connections and says nothing."""
+        """SIGSTOP: keeps its connections and says nothing. Returns when every thread has stopped."""
         self.signal(signal.SIGSTOP)
+        deadline = time.monotonic() + _STOPPED_WITHIN_S
+        while not all(state == "T" for state in self._thread_states()) and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def _thread_states(self) -> Iterator[str]:
+        for stat in Path(f"/proc/{self.pid}/task").glob("*/stat"):
+            # A thread may end while we look.
+            with contextlib.suppress(OSError):
+                yield stat.read_text().rpartition(")")[2].split()[0]
 
     def resume(self) -> None:
         """SIGCONT after `pause`."""

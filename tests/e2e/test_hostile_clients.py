@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 import struct
@@ -190,8 +191,13 @@ def test_bytes_of_other_protocols(way: Way, front: Front) -> None:
     ):
         with socket.create_connection((access.host, access.port), timeout=10) as client:
             client.sendall(data)
-            client.shutdown(socket.SHUT_WR)
-            answer = client.recv(100)
+            try:
+                client.shutdown(socket.SHUT_WR)
+                answer = client.recv(100)
+            except OSError as error:
+                # What is left unread when a connection is closed resets it.
+                assert error.errno in {errno.ENOTCONN, errno.ECONNRESET}
+                continue
             # TLS answers with an alert, Kafka with nothing.
             assert answer[:1] in {b"", b"\x15"}
 
