@@ -15,7 +15,7 @@ WARM_UP_BYTES = 64 << 20
 
 
 def test_mutated_frames_from_both_sides_do_no_harm(own_cluster: Clusters) -> None:
-    """On a cluster of its own: links of other tests in the state are errors in the log, which count as finds."""
+    """On a cluster of its own: links of other tests would be errors in the log, which count as finds."""
     result = fuzz(own_cluster("4.3.0"), frames=10**9, seed=SEED, seconds=SECONDS)
     print(result.details())
     print(result.line())
