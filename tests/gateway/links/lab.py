@@ -62,7 +62,7 @@ async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None
 
 def cluster_of(*brokers: FakeKafka, **settings: Any) -> Cluster:
     """A client of these brokers."""
-    return Cluster(DialConnector([b.bootstrap for b in brokers], Security(), connect_timeout_s=1, **settings))
+    return Cluster(DialConnector([b.bootstrap for b in brokers], Security(), connect_timeout_s=5, **settings))
 
 
 class Events:

@@ -36,7 +36,7 @@ async def test_the_producer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         assert found.waiting_s >= 1
         here.stable = None
         await until(lambda: not lab.partition().open_transactions)
-        assert lab.log().end == 5
+        await until(lambda: lab.log().end == 5)
 
 
 async def test_a_source_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
