@@ -134,6 +134,18 @@ bound_refusals = Counter(
     ["api", "reason"],
     registry=registry,
 )
+link_task_runs = Counter(
+    "causeway_link_task_runs",
+    "Runs of a link's tasks, by outcome.",
+    ["link", "task", "outcome"],
+    registry=registry,
+)
+link_task_seconds = Gauge(
+    "causeway_link_task_seconds",
+    "What the last run of a link's task took.",
+    ["link", "task"],
+    registry=registry,
+)
 
 
 def api_name(api_key: int) -> str:

@@ -153,7 +153,7 @@ class Links:
                     continue
                 self._runtimes[name].start()
             runtime = self._runtimes[name]
-            runtime.record = record
+            runtime.follow(record)
             self._drop_who_may_not(runtime, state)
             if runtime.replicator is not None:
                 mirrors = [m for m in state.mirrors.values() if m.cluster_link_id == record.cluster_link_id]

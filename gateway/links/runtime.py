@@ -1,11 +1,15 @@
 """A link at work on this gateway: what runs for each kind of half."""
 
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from gateway.links.attach import SourceHalf
+from gateway.links.link_tasks import TIMEOUT_ERROR, UNREACHABLE_ERROR, LinkTask, Work, config_of
 from gateway.links.replicator import Replicator
-from gateway.links.requests import LinkErrorKind, LinkState, TaskError, TaskState, TaskView
+from gateway.links.requests import LinkErrorKind, LinkState, TaskState, TaskView
+from gateway.links.sync_tasks import TASK_NAMES, sync_tasks
 from gateway.state.records import LinkRecord, UserRecord
 from gateway.tasks import Tasks
 from gateway.upstreams.cluster import Cluster
@@ -13,11 +17,6 @@ from gateway.upstreams.parked import ParkedPool
 
 # A link that reconnects within this is not worth a word.
 UNAVAILABLE_AFTER_S: Final = 5.0
-SYNC_TASKS: Final = {
-    "AclSync": "acl.sync.enable",
-    "AutoCreateMirror": "auto.create.mirror.topics.enable",
-    "ConsumerOffsetSync": "consumer.offset.sync.enable",
-}
 
 
 class LinkRuntime:
@@ -31,6 +30,7 @@ class LinkRuntime:
         pool: ParkedPool | None = None,
         replicator: Replicator | None = None,
         source_half: SourceHalf | None = None,
+        works: Mapping[str, Work] | None = None,
     ) -> None:
         self.record = record
         self.source = source
@@ -41,6 +41,9 @@ class LinkRuntime:
         self.owner_user: UserRecord | None = None
         self._tasks = Tasks(f"link {record.link_name}")
         self._started = time.monotonic()
+        self.link_tasks: list[LinkTask] = []
+        if replicator is not None:
+            self.link_tasks = sync_tasks(record, works or {}, self._held_back)
 
     def start(self) -> None:
         """Start working; `close` ends it."""
@@ -48,6 +51,14 @@ class LinkRuntime:
             self._tasks.spawn(self.replicator.run(), name="replicator")
         if self.source_half is not None:
             self._tasks.spawn(self.source_half.run(), name="source half")
+        for task in self.link_tasks:
+            self._tasks.spawn(task.run_for_ever(), name=task.name)
+
+    def follow(self, record: LinkRecord) -> None:
+        """Take over the link as it now stands in the state."""
+        self.record = record
+        for task in self.link_tasks:
+            task.follow(record)
 
     async def close(self) -> None:
         """Stop everything and close every connection of the link. Idempotent."""
@@ -85,14 +96,24 @@ class LinkRuntime:
             error = error or "no source gateway is attached to this link"
         return LinkState.UNAVAILABLE, LinkErrorKind.BOOTSTRAP_TCP_CONNECTION_FAILED_ERROR, error
 
+    def _held_back(self) -> TaskState | None:
+        return TaskState.LINK_PAUSED if config_of(self.record).flag("cluster.link.paused") else None
+
     def tasks(self) -> list[TaskView]:
-        """The link's recurring jobs, as the contract names them."""
-        views = []
-        for name, switch in SYNC_TASKS.items():
-            if self.record.configs.get(switch, "false").lower() != "true":
-                views.append(TaskView(name, TaskState.NOT_CONFIGURED))
-                continue
-            message = f"{switch} is set, but this version of Causeway does not do it yet"
-            views.append(TaskView(name, TaskState.IN_ERROR, [TaskError("NOT_SUPPORTED_ERROR", message)]))
-        views.append(TaskView("TopicConfigsSync", TaskState.NOT_CONFIGURED))
+        """The link's recurring jobs, as the contract names them. The source half has none."""
+        if self.replicator is None:
+            return [TaskView(name, TaskState.NOT_CONFIGURED) for name in TASK_NAMES]
+        views = [task.view() for task in self.link_tasks]
+        if self.source_unavailable:
+            views = [
+                replace(view, state=TaskState.LINK_UNAVAILABLE)
+                if view.state is TaskState.ACTIVE or _is_about_source(view)
+                else view
+                for view in views
+            ]
         return views
+
+
+def _is_about_source(view: TaskView) -> bool:
+    codes = {error.error_code for error in view.errors}
+    return view.state is TaskState.IN_ERROR and bool(codes) and codes <= {UNREACHABLE_ERROR, TIMEOUT_ERROR}
