@@ -81,6 +81,7 @@ class FrameConnection(asyncio.BufferedProtocol):
         self._reading_paused = False
         self._account: Account | None = None
         self._in_hand_bytes = 0
+        self._unsent_bytes = 0
         self._counted_bytes = 0
         self._held_back = False
         self._wants_more = True
@@ -246,7 +247,7 @@ class FrameConnection(asyncio.BufferedProtocol):
         unfinished = max(self._undecoded_bytes, self._decoder.large_bytes)
         held = self._in_hand_bytes + unfinished + self._queued_bytes
         if self.writing_paused and self._transport is not None:
-            held += self._transport.get_write_buffer_size()
+            held += max(self._transport.get_write_buffer_size(), self._unsent_bytes)
         self._count(held if held > SMALL_BYTES else 0)
 
     def _count(self, held: int) -> None:
@@ -280,6 +281,8 @@ class FrameConnection(asyncio.BufferedProtocol):
         else:
             self._write_large(transport, prefix, parts)
         if self.writing_paused:
+            # A large part stays here whole until its last byte has left.
+            self._unsent_bytes += size
             self._count_held()
 
     def _write_large(self, transport: asyncio.Transport, prefix: bytes, parts: tuple[BytesLike, ...]) -> None:
@@ -421,9 +424,12 @@ class FrameConnection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         self.writing_paused = True
         self._writing_paused_at = time.monotonic()
+        # Some event loops tell only after `write` has returned.
+        self._count_held()
 
     def resume_writing(self) -> None:
         self.writing_paused = False
+        self._unsent_bytes = 0
         if self._counted_bytes:
             self._count_held()
         self._wake_writers()

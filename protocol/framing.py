@@ -26,6 +26,8 @@ _FIRST_BUFFER_BYTES = 4 << 10
 _FULL_BUFFER_BYTES = 64 << 10
 # An unfinished frame from this size on gets a bytearray of its own, of at first this many bytes.
 _LARGE_FRAME_BYTES = 32 << 10
+# By how much it grows where there is no room for twice its size: many may, before the first is told to wait.
+_SMALL_GROWTH_BYTES = 128 << 10
 # Where every decoder without bytes of its own receives: in one thread, and nothing stays in it.
 _SHARED = bytearray(64 << 10)
 
@@ -94,11 +96,13 @@ class FrameDecoder:
     def _grow_large(self, large: bytearray) -> None:
         # By doubling: a peer pays for memory with bytes. Not in buffer_updated, where the event loop still
         # holds the view: in place this is 30 times cheaper than a copy, but nobody may view the old bytes.
-        more = bytes(min(self._large_size - len(large), len(large)))
+        more = min(self._large_size - len(large), len(large))
+        if more > _SMALL_GROWTH_BYTES and not self.may_allocate(more):
+            more = _SMALL_GROWTH_BYTES
         try:
-            large.extend(more)
+            large.extend(bytes(more))
         except BufferError:
-            self._large = large + more
+            self._large = large + bytes(more)
 
     def _make_room(self) -> None:
         pending = self._buffer[self._read_at : self._write_at]

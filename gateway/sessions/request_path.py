@@ -197,9 +197,9 @@ class RequestPath:
         rewrite_request_correlation_id(frame, correlation_id)
         if decision.expects_reply:
             self.in_flight.add_forwarded(correlation_id, header, len(frame), decision.finish)
-        # From here on it counts as what the broker has not taken.
-        self._wire.put_down()
         upstream.write_frame(frame)
+        # Only now, when it counts as what the broker has not taken: who holds nothing loses the turn.
+        self._wire.put_down()
 
     def reply(self, header: RequestHeader, body: bytes) -> None:
         """Answers a request here, in its turn."""
@@ -250,8 +250,8 @@ class RequestPath:
                 finish = entry.context
                 parts = (frame,) if finish is None else finish(frame)
                 ready = in_flight.answer(entry, parts)
-                upstream.put_down()
                 self._write(ready)
+                upstream.put_down()
         except Exception as error:  # noqa: BLE001 - handed to the owner, who knows all of them
             on_end, self._on_upstream_end = self._on_upstream_end, None
             on_end(error)

@@ -260,8 +260,11 @@ def _content(record: Record) -> tuple[object, ...]:
 
 
 def _newest(data: Data) -> dict[int, Record]:
-    """The newest record of every key, without those that say that the key is gone."""
-    newest = {record.key: offset for offset, record in sorted(data.records.items())}
+    """The newest record of every key, without those that say that the key is gone.
+
+    Records without a key have none: a cleaner drops them, on either side when it gets there.
+    """
+    newest = {record.key: offset for offset, record in sorted(data.records.items()) if record.key is not None}
     return {o: data.records[o] for o in newest.values() if data.records[o].value is not None}
 
 

@@ -315,9 +315,9 @@ def test_slow_readers_cannot_take_all_memory_and_all_get_everything(
                 assert other.call(make(ApiKey.METADATA, 12, topics=[])).brokers
         assert time.monotonic() - began < 5
         time.sleep(1)
-        # 30 responses are 180 MiB.
+        # 30 responses are 180 MiB. Freed memory is not always given back.
         assert resident_bytes(front) - before < 90 * MIB
-        assert metric(front.gateway, "causeway_buffered_bytes") < 64 * MIB
+        assert metric(front.gateway, "causeway_buffered_bytes") < 32 * MIB
         sizes: list[int] = []
 
         def take(client: RawClient) -> None:
