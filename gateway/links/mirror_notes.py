@@ -27,7 +27,8 @@ _TOMBSTONES_KEPT: Final = "delete.retention.ms"
 _ONE_DAY_MS: Final = 86_400_000
 NETWORK_ERRORS: Final = (ConnectionClosed, DialError, ProtocolError, TimeoutError, OSError)
 
-Write = Callable[[Callable[[State], Sequence[Record | Delete]]], Awaitable[None]]
+Change = Callable[[State], Sequence[Record | Delete]]
+Write = Callable[[Change], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)

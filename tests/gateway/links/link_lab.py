@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.links import leaders, link, mirrors
+from gateway.links import leaders, link, mirror_making, mirrors
 from gateway.links.errors import LinkError
 from gateway.links.link import Links, LinkServices
 from gateway.links.requests import AlterResult, CreateLink, CreateMirror, MirrorVerb
@@ -137,5 +137,6 @@ def be_quick(monkeypatch: pytest.MonkeyPatch) -> None:
         BIND_TIMEOUT_S=0.3,
     )
     monkeypatch.setattr(leaders, "SOURCE_PATIENCE_S", 0.05)
-    monkeypatch.setattr(mirrors, "TOPIC_SETTLE_S", 0.1)
+    for module in (mirror_making, mirrors):
+        monkeypatch.setattr(module, "TOPIC_SETTLE_S", 0.1)
     monkeypatch.setattr(link, "FORCED_DELETE_TIMEOUT_S", 1.0)

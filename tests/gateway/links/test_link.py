@@ -334,7 +334,7 @@ async def test_following_outlives_what_nobody_thought_of(
 ) -> None:
     await lab.make_link()
     record = record_of(lab).model_copy(update={"link_name": "other", "cluster_link_id": "z"})
-    real = lab.links._runtime
+    real = lab.links._parts.runtime
     calls = []
 
     def runtime(record: LinkRecord) -> Any:
@@ -343,7 +343,7 @@ async def test_following_outlives_what_nobody_thought_of(
             raise ZeroDivisionError
         return real(record)
 
-    monkeypatch.setattr(lab.links, "_runtime", runtime)
+    monkeypatch.setattr(lab.links._parts, "runtime", runtime)
     lab.store.foresee(record)
     await lab.store.read_to_end()
     await until(lambda: "other" in lab.links._runtimes)

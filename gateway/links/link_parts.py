@@ -1,0 +1,103 @@
+"""What a link runs on this gateway, made of its record: its way to the other side, replicator or source half."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from gateway.links import errors
+from gateway.links.attach import ServeBound, SourceHalf, Versions
+from gateway.links.configs import LinkConfig, is_sensitive, validate
+from gateway.links.mirror_making import nobody_else
+from gateway.links.replicator import MirrorEvents, Replicator
+from gateway.links.runtime import LinkRuntime
+from gateway.peers import ALONE, Worker
+from gateway.state.records import ConnectionMode, LinkMode, LinkRecord
+from gateway.state.secrets import Secrets, SecretsError
+from gateway.state.store import Store
+from gateway.upstreams.cluster import Cluster, DialConnector
+from gateway.upstreams.dialer import Security
+from gateway.upstreams.parked import ParkedPool
+
+
+@dataclass(frozen=True, slots=True)
+class LinkServices:
+    """What the links need of the gateway around them."""
+
+    cluster: Cluster
+    store: Store
+    secrets: Secrets
+    # How this gateway gets into the fronted cluster, used by a source half without `local.*`.
+    bootstrap_servers: Sequence[str]
+    # Sessions for bound connections of a link, of this name, with requests to this cluster.
+    serve_bound: Callable[[str, Cluster], ServeBound]
+    versions: Callable[[], Versions]
+    instance_id: str
+    # Only the first worker runs links; the others send source halves on.
+    worker: Worker = ALONE
+    # Returns when all other workers have read the state as it is now, or must not produce without it.
+    all_have_read: Callable[[], Awaitable[None]] = nobody_else
+
+
+class LinkParts:
+    """Makes them. LinkError where a record cannot be worked with."""
+
+    def __init__(self, services: LinkServices, events: MirrorEvents) -> None:
+        self._services = services
+        self._cluster = services.cluster
+        self._events = events
+
+    def runtime(self, record: LinkRecord) -> LinkRuntime:
+        """What is to be started for a link."""
+        config = self.config(record)
+        if record.link_mode is LinkMode.SOURCE:
+            local = self._cluster
+            if config.local_security is not None:
+                connector = DialConnector(self._services.bootstrap_servers, config.local_security)
+                local = Cluster(connector)
+            half = self.source_half(record.link_name, record.cluster_link_id or None, config, local)
+            owned = local if local is not self._cluster else None
+            return LinkRuntime(record, source=owned, source_half=half)
+        pool = None
+        if record.connection_mode is ConnectionMode.INBOUND:
+            pool = ParkedPool(record.link_name)
+            source = Cluster(pool)
+            source.cluster_id = record.source_cluster_id
+        else:
+            source = Cluster(
+                DialConnector(
+                    config.bootstrap_servers,
+                    config.security or Security(),
+                    expected_cluster_id=record.source_cluster_id,
+                )
+            )
+        replicator = Replicator(record.link_name, source, self._cluster, record.filler_key, self._events)
+        return LinkRuntime(record, source=source, pool=pool, replicator=replicator)
+
+    def source_half(
+        self, link_name: str, link_id: str | None, config: LinkConfig, local: Cluster
+    ) -> SourceHalf:
+        """A source half that serves requests to `local`; nothing of it runs yet."""
+        return SourceHalf(
+            link_name=link_name,
+            link_id=link_id,
+            source_cluster_id=self.cluster_id(),
+            bootstrap_servers=config.bootstrap_servers,
+            security=config.security or Security(),
+            versions=self._services.versions,
+            serve_bound=self._services.serve_bound(link_name, local),
+        )
+
+    def cluster_id(self) -> str:
+        """Id of the fronted cluster."""
+        cluster_id = self._cluster.cluster_id
+        if cluster_id is None:
+            raise errors.state_unavailable("the cluster behind this gateway has not been reached yet")
+        return cluster_id
+
+    def config(self, record: LinkRecord) -> LinkConfig:
+        """A link's configs, decrypted and checked."""
+        secrets = self._services.secrets
+        try:
+            configs = {k: secrets.decrypt(v) if is_sensitive(k) else v for k, v in record.configs.items()}
+        except SecretsError as error:
+            raise errors.invalid_request(f"Cluster link '{record.link_name}': {error}") from error
+        return validate(configs)
