@@ -1,4 +1,4 @@
-"""What a link runs on this gateway, made of its record: its way to the other side, replicator or source half."""
+"""What a link runs on this gateway, made of its record: its way to the other side, and what uses it."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
