@@ -1,0 +1,200 @@
+"""Cluster links and mirror topics under Confluent's paths (v3)."""
+
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, Query, Response
+
+from gateway.admin import bodies, views
+from gateway.admin.services import Services, Urls, own_urls
+from gateway.links import configs
+from gateway.links.errors import LinkError, invalid_request, unsupported
+from gateway.links.requests import CreateLink, CreateMirror, LinksService, MirrorVerb
+from gateway.state.records import MirrorStatus
+
+_VERBS_NOT_YET: Final = frozenset(
+    {"reverse-and-start-mirror", "reverse-and-pause-mirror", "truncate-and-restore"}
+)
+# Statuses of the contract that no mirror of ours ever has.
+_STATUSES_NOT_YET: Final = frozenset({"PENDING_SYNCHRONIZE", "PENDING_SETUP_FOR_RESTORE", "PENDING_RESTORE"})
+
+router = APIRouter(prefix=f"{views.API}/{{cluster_id}}/links")
+
+
+@router.get("")
+async def list_links(urls: Urls, services: Services) -> bodies.LinkDataList:
+    """listKafkaLinks."""
+    links = services.links
+    return bodies.LinkDataList(
+        metadata=bodies.CollectionMetadata(self=urls.of("links")),
+        data=[
+            views.link(urls, view, links.mirrors(view.record.link_name, None), include_tasks=False)
+            for view in links.links()
+        ],
+    )
+
+
+@router.post("", status_code=204, dependencies=[Depends(own_urls)])
+async def create_link(
+    services: Services,
+    link_name: Annotated[str, Query(min_length=1)],
+    body: bodies.CreateLinkBody,
+    *,
+    validate_only: bool = False,
+    validate_link: bool = True,
+) -> None:
+    """createKafkaLink."""
+    request = CreateLink(
+        link_name,
+        body.source_cluster_id,
+        body.destination_cluster_id,
+        body.remote_cluster_id,
+        body.cluster_link_id,
+        _by_name(body.configs),
+    )
+    await services.links.create_link(request, validate_only=validate_only, validate_link=validate_link)
+
+
+@router.get("/{link_name}")
+async def get_link(
+    urls: Urls, services: Services, link_name: str, *, include_tasks: bool = False
+) -> bodies.LinkData:
+    """getKafkaLink."""
+    view = services.links.link(link_name)
+    return views.link(urls, view, services.links.mirrors(link_name, None), include_tasks=include_tasks)
+
+
+@router.delete("/{link_name}", dependencies=[Depends(own_urls)])
+async def delete_link(
+    services: Services, link_name: str, *, force: bool = False, validate_only: bool = False
+) -> Response:
+    """deleteKafkaLink."""
+    await services.links.delete_link(link_name, force=force, validate_only=validate_only)
+    return Response()
+
+
+@router.get("/{link_name}/configs")
+async def list_configs(urls: Urls, services: Services, link_name: str) -> bodies.LinkConfigDataList:
+    """listKafkaLinkConfigs."""
+    shown = configs.show(services.links.link(link_name).record.configs)
+    return bodies.LinkConfigDataList(
+        metadata=bodies.CollectionMetadata(self=urls.of("links", link_name, "configs")),
+        data=[views.link_config(urls, link_name, view) for view in shown],
+    )
+
+
+@router.get("/{link_name}/configs/{config_name}")
+async def get_config(
+    urls: Urls, services: Services, link_name: str, config_name: str
+) -> bodies.LinkConfigData:
+    """getKafkaLinkConfigs."""
+    for view in configs.show(services.links.link(link_name).record.configs):
+        if view.name == config_name:
+            return views.link_config(urls, link_name, view)
+    raise LinkError(404, 404, f"Cluster link '{link_name}' has no config '{config_name}'.")
+
+
+@router.put("/{link_name}/configs/{config_name}", dependencies=[Depends(own_urls)])
+@router.delete("/{link_name}/configs/{config_name}", dependencies=[Depends(own_urls)])
+@router.put("/{link_name}/configs:alter", dependencies=[Depends(own_urls)])
+async def alter_configs(services: Services, link_name: str) -> None:
+    """updateKafkaLinkConfig, deleteKafkaLinkConfig, updateKafkaLinkConfigBatch: refused for now."""
+    services.links.link(link_name)
+    raise unsupported("Changing the configs of a cluster link is not yet supported. Create it anew.")
+
+
+@router.get("/-/mirrors")
+async def list_all_mirrors(
+    urls: Urls, services: Services, mirror_status: str | None = None
+) -> bodies.MirrorDataList:
+    """listKafkaMirrorTopics."""
+    return _mirror_list(urls, services.links, None, mirror_status)
+
+
+@router.get("/{link_name}/mirrors")
+async def list_mirrors(
+    urls: Urls, services: Services, link_name: str, mirror_status: str | None = None
+) -> bodies.MirrorDataList:
+    """listKafkaMirrorTopicsUnderLink."""
+    return _mirror_list(urls, services.links, link_name, mirror_status)
+
+
+@router.post("/{link_name}/mirrors", status_code=204, dependencies=[Depends(own_urls)])
+async def create_mirror(services: Services, link_name: str, body: bodies.CreateMirrorBody) -> None:
+    """createKafkaMirrorTopic."""
+    request = CreateMirror(
+        body.source_topic_name, body.mirror_topic_name, body.replication_factor, _by_name(body.configs)
+    )
+    await services.links.create_mirror(link_name, request)
+
+
+@router.get("/{link_name}/mirrors/{mirror_topic_name}")
+async def get_mirror(
+    urls: Urls,
+    services: Services,
+    link_name: str,
+    mirror_topic_name: str,
+    *,
+    include_state_transition_errors: bool = False,
+) -> bodies.MirrorData:
+    """readKafkaMirrorTopic."""
+    view = services.links.mirror(link_name, mirror_topic_name)
+    return views.mirror(urls, view, include_errors=include_state_transition_errors)
+
+
+@router.post("/{link_name}/mirrors:{verb}")
+async def alter_mirrors(
+    urls: Urls,
+    services: Services,
+    link_name: str,
+    verb: str,
+    body: bodies.AlterMirrorsBody,
+    *,
+    validate_only: bool = False,
+) -> bodies.AlterMirrorDataList:
+    """updateKafkaMirrorTopicsPromote, and its likes for the other verbs."""
+    names, pattern = body.mirror_topic_names, body.mirror_topic_name_pattern
+    if (names is None) == (pattern is None):
+        raise invalid_request("Exactly one of mirror_topic_names and mirror_topic_name_pattern is needed.")
+    results = await services.links.alter_mirrors(_verb(verb), link_name, names, pattern, validate_only)
+    return views.alter_results(urls, link_name, results)
+
+
+def _mirror_list(
+    urls: views.Urls, links: LinksService, link_name: str | None, status: str | None
+) -> bodies.MirrorDataList:
+    if link_name is not None:
+        links.link(link_name)
+    found = [] if status in _STATUSES_NOT_YET else links.mirrors(link_name, _status(status))
+    return bodies.MirrorDataList(
+        metadata=bodies.CollectionMetadata(self=urls.of("links", link_name or "-", "mirrors")),
+        data=[views.mirror(urls, view, include_errors=False) for view in found],
+    )
+
+
+def _verb(verb: str) -> MirrorVerb:
+    match verb:
+        case "promote" | "failover" | "pause" | "resume":
+            return verb
+        case _ if verb in _VERBS_NOT_YET:
+            raise unsupported(f"mirrors:{verb} needs a bidirectional link, which is not yet supported.")
+        case _:
+            raise LinkError(404, 404, "HTTP 404 Not Found")
+
+
+def _status(text: str | None) -> MirrorStatus | None:
+    try:
+        return None if text is None else MirrorStatus(text)
+    except ValueError:
+        raise LinkError(400, 400, f"mirror_status is none of {', '.join(MirrorStatus)}.") from None
+
+
+def _by_name(entries: Sequence[bodies.ConfigData]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for entry in entries:
+        if entry.name in found:
+            raise invalid_request(f"Config '{entry.name}' is given twice.")
+        if entry.value is None:
+            raise invalid_request(f"Config '{entry.name}' has no value.")
+        found[entry.name] = entry.value
+    return found
