@@ -18,13 +18,13 @@ pytest := $(python) -m pytest
 parallel := -n 2 --dist loadfile
 
 .PHONY: help setup tools certs lint format test unit e2e demo demo-stop bench bench-client bench-link \
-    client-suites soak fuzz lock clean
+    client-suites soak fuzz acl-differential lock clean
 
 help:
 	@echo "make demo    two Kafka clusters, two gateways, a link: the main job, end to end (KEEP=1: stays up)"
 	@echo "make test    lint and every test, on real Kafka"
 	@echo "make setup   everything the others need: .venv, build/kafka, build/certs"
-	@echo "make lint | format | unit | e2e | bench | client-suites | soak | fuzz | lock | clean"
+	@echo "make lint | format | unit | e2e | bench | client-suites | soak | fuzz | acl-differential | lock | clean"
 
 # --- set-up ------------------------------------------------------------------------------------------------
 
@@ -109,6 +109,10 @@ bench-link: setup
 # FRAMES=1000000 SEED=1 SECONDS=0 (no limit): mutated requests and responses through a running gateway.
 fuzz: setup
 	@$(python) -m tests.fuzz.run
+
+# Decisions and answers about ACLs, against real Kafka: the short forms are in `make test`.
+acl-differential: setup
+	@$(python) -m tests.e2e.acl_differential
 
 client-suites: setup
 	@command -v go >/dev/null || { echo "make client-suites needs Go 1.26 or later, for franz-go" >&2; exit 1; }

@@ -2,7 +2,8 @@
 
 In this order: super users may do everything; an ACL that denies wins over any that allows, however exact;
 an ACL that allows; where no ACL at all is about the resource, the default; else no. Allowing READ, WRITE,
-DELETE or ALTER allows DESCRIBE, ALTER_CONFIGS allows DESCRIBE_CONFIGS; denying implies nothing.
+DELETE or ALTER allows DESCRIBE, ALTER_CONFIGS allows DESCRIBE_CONFIGS; denying implies nothing. As in Kafka,
+an ACL about the wildcard `*` is not about a resource whose own name begins with `*` (no topic's can).
 
 `Acls` never changes: a new set of ACLs is a new object, which takes the place of the old one at once.
 """
@@ -133,9 +134,11 @@ class _Patterns:
         exact = self.literals.get(name)
         if exact is not None:
             found.append(exact)
-        wildcard = self.literals.get(WILDCARD)
-        if wildcard is not None:
-            found.append(wildcard)
+        # Kafka's search passes over the wildcard where it is the beginning of the name, in 4.3 at least.
+        if not name.startswith(WILDCARD):
+            wildcard = self.literals.get(WILDCARD)
+            if wildcard is not None:
+                found.append(wildcard)
         size = len(name)
         for length in self.lengths:
             if length > size:

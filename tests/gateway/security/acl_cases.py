@@ -102,7 +102,8 @@ def _is_about(each: Acl, resource_type: ResourceType, name: str) -> bool:
         return False
     if each.pattern_type is PatternType.PREFIXED:
         return name.startswith(each.name)
-    return each.name in (name, "*")
+    # The second half is Kafka's way, whether it was meant or not: see `Acls`.
+    return each.name == name or (each.name == "*" and not name.startswith("*"))
 
 
 def _is_for(each: Acl, case: Case) -> bool:
@@ -124,7 +125,10 @@ def _allows(each: Acl, operation: Operation) -> bool:
 
 @dataclass
 class RandomCases:
-    """`each_set` questions to each of many small sets of ACLs, from few words, so that they meet often."""
+    """`each_set` questions to each of many small sets of ACLs, from few words, so that they meet often.
+
+    Nobody is called `User:*` in them: StandardAuthorizer fails for such a client with an exception.
+    """
 
     seed: int
     each_set: int = 10
@@ -142,14 +146,14 @@ class RandomCases:
                 if acls and self._random.random() < 0.5:
                     kind = self._random.choice(_TYPES)
                     acls = tuple(_about(each, kind) for each in acls)
+                # A broker has each ACL once.
+                acls = tuple(dict.fromkeys(acls))
                 supers = frozenset(self._sample(("User:root", "User:alice", "Group:alice"), 0.15))
                 everyone = self._random.random() < 0.4
             kinds = {each.resource_type for each in acls}
             yield Case(
                 acls,
-                self._random.choice(
-                    ("User:alice", "User:bob", "User:root", "Group:alice", "User:*", "User:")
-                ),
+                self._random.choice(("User:alice", "User:bob", "User:root", "Group:alice", "User:")),
                 self._random.choice(("10.0.0.1", "10.0.0.2", "0:0:0:0:0:0:0:1")),
                 self._random.choice(OPERATIONS),
                 self._random.choice(sorted(kinds) if kinds and self._random.random() < 0.8 else _TYPES),
