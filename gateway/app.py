@@ -48,8 +48,10 @@ from gateway.security.issuers import TokenIssuers
 from gateway.security.jwks import JwksError
 from gateway.security.policy import AuthenticationPolicy
 from gateway.security.sasl import mechanisms
+from gateway.sessions.acl_requests import AclChanges, AclRequests
 from gateway.sessions.bound_session import BoundSession
 from gateway.sessions.broker_versions import VersionCache
+from gateway.sessions.current_acls import current_acls
 from gateway.sessions.link_gate import TopicCatalog
 from gateway.sessions.reserved_names import is_reserved
 from gateway.sessions.scram_users import ScramUsers
@@ -122,6 +124,7 @@ class App:
             secret=_shared_secret(config),
         )
         self._scram_users = ScramUsers(self._store, static)
+        self._acls = current_acls(config, self._store)
         self._token_keys = TokenIssuers()
         secrets_key = config.state.secrets_key
         self._links = Links(
@@ -164,6 +167,9 @@ class App:
 
     async def run(self) -> None:
         """Runs until `stop` is called; StartError."""
+        if self._acls is not None:
+            # Until sessions ask the ACLs about every request, starting would let everybody do everything.
+            raise StartError("authorization: acls is not enforced by this version yet")
         allow_descriptors(self._config.limits.max_connections)
         admin = self._bind_admin() if self._worker.is_first else None
         try:
@@ -326,6 +332,8 @@ class App:
             shown=self._shown.current,
             limits=self._config.limits,
             super_users=frozenset(self._config.super_users),
+            acls=None if self._acls is None else self._acls.now,
+            acl_requests=None if self._acls is None else AclRequests(AclChanges(self._store)),
             users=self._scram_users,
             attach=self._links,
             reserved_ids=self._reserved_ids,

@@ -128,6 +128,5 @@ class Acl:
             raise ValueError(f"an ACL cannot have permission {self.permission.name}")
         if not self.name:
             raise ValueError("an ACL needs the name of a resource")
-        kind, colon, _ = self.principal.partition(":")
-        if not kind or not colon:
+        if ":" not in self.principal:
             raise ValueError(f"{self.principal!r} is no principal: it must be Type:name")

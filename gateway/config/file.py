@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -13,11 +13,6 @@ from pydantic_core import ErrorDetails
 
 from gateway.config.listeners import ListenerConfig
 from gateway.config.models import AdminConfig, ClusterConfig, Config, UserConfig
-
-_NO_ACLS: Final = (
-    "must be `none`: this version has no ACLs, so that every client that a listener lets in may do whatever "
-    "this gateway's own principal may do on the cluster"
-)
 
 
 class ConfigError(Exception):
@@ -86,8 +81,6 @@ def _line(details: ErrorDetails) -> str:
         path += f"[{part}]" if isinstance(part, int) else f".{part}"
     path = path.removeprefix(".")
     kind = details["type"]
-    if path == "authorization":
-        return f"{path}: is required and {_NO_ACLS}" if kind == "missing" else f"{path}: {_NO_ACLS}"
     message = {"missing": "is required", "extra_forbidden": "is not a known key"}.get(kind)
     if message is None:
         message = details["msg"].removeprefix("Value error, ")

@@ -194,14 +194,22 @@ class LoggingConfig(Section):
     format: Literal["json", "console"] = "json"
 
 
+class Authorization(StrEnum):
+    """Whether ACLs decide what clients may do, or whoever a listener lets in may do everything."""
+
+    ACLS = "acls"
+    NONE = "none"
+
+
 class Config(Section):
     """The whole file."""
 
     cluster: ClusterConfig
     listeners: list[ListenerConfig] = []
     admin: AdminConfig = AdminConfig()
-    authorization: Literal["none"]
+    authorization: Authorization = Authorization.ACLS
     super_users: list[PrincipalText] = []
+    allow_everyone_if_no_acl_found: bool = False
     users: list[UserConfig] = []
     state: StateConfig = StateConfig()
     limits: LimitsConfig = LimitsConfig()

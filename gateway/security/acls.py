@@ -99,10 +99,10 @@ class _Rules:
             self.allowed |= _said(acl) | _IMPLIED.get(acl.operation, 0)
 
     def first(self, permission: Permission, operation: Operation) -> Acl:
-        """The first ACL that says so about the operation; there must be one."""
+        """The least ACL that says so about the operation, in every process the same; there must be one."""
         bit = 1 << operation
         implied = _IMPLIED if permission is Permission.ALLOW else {}
-        return next(
+        return min(
             acl
             for acl in self.acls
             if acl.permission is permission and (_said(acl) | implied.get(acl.operation, 0)) & bit
@@ -186,7 +186,7 @@ class Acls:
         self._default = AclDecision(allow_everyone, Reason.DEFAULT)
         self._types = {kind: _TypeIndex() for kind in SUPPORTED_OPERATIONS}
         self._size = 0
-        for acl in sorted(set(acls)):
+        for acl in set(acls):
             self._types[acl.resource_type].add(acl)
             self._size += 1
         self._decided: dict[tuple[str, str, int, int, str], AclDecision] = {}

@@ -18,6 +18,7 @@ from kio.schema.errors import ErrorCode
 from gateway import observe
 from gateway.security.principals import Principal
 from gateway.sessions import local_replies
+from gateway.sessions.acl_requests import UnknownElement
 from gateway.sessions.broker_versions import BrokerVersions
 from gateway.sessions.request_path import Decision, Finish, Forward, Parts, Refuse, Reply
 from gateway.sessions.reserved_names import (
@@ -140,6 +141,18 @@ class ClientGate:
     async def _alter_users(self, header: RequestHeader, frame: bytearray) -> Decision:
         request = decode_request(header.api_key, header.api_version, memoryview(frame)[header.body_offset :])
         return Reply(await self._users().alter(request, allowed=self._is_super_user()))
+
+    async def _acls(self, header: RequestHeader, frame: bytearray) -> Decision:
+        requests = self._services.acl_requests
+        if requests is None:
+            if self._may_name_reserved(frame):
+                return self._substitute(header, frame)
+            return Forward(frame, self._responses.finish(header.api_key, header.api_version))
+        try:
+            request = self._decode(header, frame)
+            return Reply(await requests.answer(header.api_key, header.api_version, request))
+        except UnknownElement as error:
+            return Refuse(str(error))
 
     def _users(self) -> ScramUsers:
         if self._services.users is None:
@@ -372,6 +385,9 @@ _STEPS: Final[dict[int, _Step]] = {
     ApiKey.SASL_AUTHENTICATE: ClientGate._authenticate,
     ApiKey.DESCRIBE_USER_SCRAM_CREDENTIALS: ClientGate._describe_users,
     ApiKey.ALTER_USER_SCRAM_CREDENTIALS: ClientGate._alter_users,
+    ApiKey.DESCRIBE_ACLS: ClientGate._acls,
+    ApiKey.CREATE_ACLS: ClientGate._acls,
+    ApiKey.DELETE_ACLS: ClientGate._acls,
     ApiKey.PRODUCE: ClientGate._produce,
     ApiKey.ADD_PARTITIONS_TO_TXN: ClientGate._change_topics,
     ApiKey.DELETE_RECORDS: ClientGate._change_topics,

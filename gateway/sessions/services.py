@@ -9,8 +9,10 @@ from uuid import UUID
 
 from gateway.complaints import Complaints
 from gateway.config import LimitsConfig
+from gateway.security.acls import Acls
 from gateway.security.policy import AuthenticationPolicy
 from gateway.security.principals import Principal
+from gateway.sessions.acl_requests import AclRequests
 from gateway.sessions.broker_versions import VersionCache
 from gateway.sessions.presentation import ShownNow, no_mirrors
 from gateway.sessions.scram_users import ScramUsers
@@ -86,6 +88,10 @@ class SessionServices:
     shown: ShownNow = no_mirrors
     limits: LimitsConfig
     super_users: frozenset[str] = frozenset()
+    # The ACLs of now, None while they are not known; without a getter nothing is authorized.
+    acls: Callable[[], Acls | None] | None = None
+    # Without it requests about ACLs are the broker's.
+    acl_requests: AclRequests | None = None
     users: ScramUsers | None = None
     attach: AttachHandler | None = None
     reserved_ids: Callable[[], frozenset[UUID]] = frozenset

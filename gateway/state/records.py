@@ -1,4 +1,4 @@
-"""The records of the state topic: one JSON object per link, mirror topic and user, newest per key.
+"""The records of the state topic: one JSON object per link, mirror topic, user and ACL, newest per key.
 
 One more says whose state this is: the id of the cluster for which it is kept.
 
@@ -11,11 +11,14 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from protocol.acls import Acl, Operation, PatternType, Permission, ResourceType
 
 
 class LinkMode(StrEnum):
@@ -155,6 +158,63 @@ class UserRecord(_Form):
     scram: dict[str, ScramKeys]
 
 
+class AclRecord(_Form):
+    """An ACL with who wants it to be there: an administrator, the links that brought it, or both."""
+
+    version: Literal[1] = 1
+    resource_type: ResourceType
+    pattern_type: PatternType
+    resource_name: str
+    principal: str
+    host: str
+    operation: Operation
+    permission: Permission
+    admin: bool
+    link_names: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if not self.admin and not self.link_names:
+            raise ValueError("an ACL that nobody wants")
+        # ValueError for what is none.
+        _ = self.acl
+        return self
+
+    @cached_property
+    def acl(self) -> Acl:
+        """What it says."""
+        return Acl(
+            self.resource_type,
+            self.pattern_type,
+            self.resource_name,
+            self.principal,
+            self.host,
+            self.operation,
+            self.permission,
+        )
+
+    @classmethod
+    def of(cls, acl: Acl, *, admin: bool, link_names: Iterable[str] = ()) -> "AclRecord":
+        """The record of an ACL, with its owners."""
+        return cls(
+            resource_type=acl.resource_type,
+            pattern_type=acl.pattern_type,
+            resource_name=acl.name,
+            principal=acl.principal,
+            host=acl.host,
+            operation=acl.operation,
+            permission=acl.permission,
+            admin=admin,
+            link_names=tuple(sorted(link_names)),
+        )
+
+
+def acl_key(acl: Acl) -> str:
+    """The name under which an ACL is kept."""
+    codes = int(acl.resource_type), int(acl.pattern_type), int(acl.operation), int(acl.permission)
+    return json.dumps([*codes, acl.principal, acl.host, acl.name], separators=(",", ":"))
+
+
 class ClusterRecord(_Form):
     """The cluster that this state belongs to."""
 
@@ -162,8 +222,8 @@ class ClusterRecord(_Form):
     cluster_id: str
 
 
-Record = LinkRecord | MirrorRecord | UserRecord | ClusterRecord
-Kind = Literal["link", "mirror", "user", "cluster"]
+Record = LinkRecord | MirrorRecord | UserRecord | AclRecord | ClusterRecord
+Kind = Literal["link", "mirror", "user", "acl", "cluster"]
 
 # There is one only.
 _CLUSTER: Final = "id"
@@ -171,6 +231,7 @@ _FORMS: Mapping[str, type[Record]] = {
     "link": LinkRecord,
     "mirror": MirrorRecord,
     "user": UserRecord,
+    "acl": AclRecord,
     "cluster": ClusterRecord,
 }
 
@@ -192,6 +253,8 @@ def key_of(record: Record) -> tuple[Kind, str]:
             return "mirror", record.mirror_topic_name
         case UserRecord():
             return "user", record.name
+        case AclRecord():
+            return "acl", acl_key(record.acl)
         case ClusterRecord():
             return "cluster", _CLUSTER
 
@@ -232,9 +295,11 @@ def _encode_key(kind: Kind, name: str) -> bytes:
 def _decode_key(key: bytes | None) -> tuple[Kind, str]:
     try:
         match json.loads(key or b""):
-            case {"kind": "link" | "mirror" | "user" | "cluster" as kind, "name": str(name), **rest} if (
-                not rest
-            ):
+            case {
+                "kind": "link" | "mirror" | "user" | "acl" | "cluster" as kind,
+                "name": str(name),
+                **rest,
+            } if not rest:
                 return kind, name
     except (ValueError, RecursionError):
         pass
@@ -252,17 +317,22 @@ def _version_of(value: bytes) -> object:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Everything in the state topic at one moment; links, mirror topics and users by their names."""
+    """Everything in the state topic at one moment; links, mirror topics and users by their names.
+
+    `acls`, by `acl_key`, is the same object until one of them changes.
+    """
 
     links: Mapping[str, LinkRecord] = field(default_factory=lambda: MappingProxyType({}))
     mirrors: Mapping[str, MirrorRecord] = field(default_factory=lambda: MappingProxyType({}))
     users: Mapping[str, UserRecord] = field(default_factory=lambda: MappingProxyType({}))
     cluster_id: str | None = None
+    acls: Mapping[str, AclRecord] = field(default_factory=lambda: MappingProxyType({}))
 
     def with_changes(self, changes: Iterable[Record | Delete]) -> "State":
         """The state after these changes, in their order."""
         links, mirrors, users = dict(self.links), dict(self.mirrors), dict(self.users)
         cluster_id = self.cluster_id
+        acls: dict[str, AclRecord] | None = None
         for change in changes:
             match change:
                 case Delete("link", name):
@@ -281,4 +351,20 @@ class State:
                     cluster_id = change.cluster_id
                 case Delete("cluster"):
                     cluster_id = None
-        return State(MappingProxyType(links), MappingProxyType(mirrors), MappingProxyType(users), cluster_id)
+                case AclRecord() | Delete("acl"):
+                    acls = dict(self.acls) if acls is None else acls
+                    _change_acl(acls, change)
+        return State(
+            MappingProxyType(links),
+            MappingProxyType(mirrors),
+            MappingProxyType(users),
+            cluster_id,
+            self.acls if acls is None else MappingProxyType(acls),
+        )
+
+
+def _change_acl(acls: dict[str, AclRecord], change: AclRecord | Delete) -> None:
+    if isinstance(change, Delete):
+        acls.pop(change.name, None)
+    else:
+        acls[acl_key(change.acl)] = change

@@ -22,7 +22,7 @@ def test_a_right_configuration_is_said_to_be(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["run", "check-config"])
 def test_every_mistake_is_shown_with_its_path(tmp_path: Path, command: str) -> None:
     file = tmp_path / "gateway.yaml"
-    file.write_text("cluster: {bootstrap_servers: [x], colour: red}\nsuper_users: 1\n")
+    file.write_text("cluster: {bootstrap_servers: [x], colour: red}\nsuper_users: 1\nauthorization: off\n")
     result = CliRunner().invoke(app, [command, "-c", str(file)])
     assert result.exit_code == 1
     lines = result.stderr.splitlines()

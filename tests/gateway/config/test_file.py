@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from certs.make_certs import TestAuthority
-from gateway.config import Authentication, ConfigError, SecurityProtocol, check, load
+from gateway.config import Authentication, Authorization, ConfigError, SecurityProtocol, check, load
 
 CLUSTER: dict[str, Any] = {"bootstrap_servers": ["kafka-1:9092", "[::1]:9093"]}
 LISTENER: dict[str, Any] = {
@@ -137,6 +137,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path, server_tls: dict[str, Any
             LISTENER | {"name": "c", "port": 8090, "broker_port": 9301},
         ],
         "users": [{"name": "u"}, {"name": "v", "password": "x"}, {"name": "v", "password": "x"}],
+        "authorization": "off",
         "super_users": ["admin"],
         "logging": {"level": "LOUD"},
         "extra": {},
@@ -151,7 +152,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path, server_tls: dict[str, Any
         "listeners[0].insecure: must be true for a listener without tls:",
         "listeners[1].authentication: mtls needs tls with client_ca_file and c",
         "listeners[1].oops: is not a known key",
-        "authorization: is required and must be `none`: this ver",
+        "authorization: input should be 'acls' or 'none'",
         "super_users[0]: 'admin' is not a principal such as User:",
         "users[0].password: password_file or password is required",
         "logging.level: input should be 'DEBUG', 'INFO', 'WARNIN",
@@ -160,7 +161,6 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path, server_tls: dict[str, Any
         "users[2].name: 'v' is the name of users[1] already",
         "admin.port: port 8090 is taken by listeners[3].port",
     ]
-    assert "whatever this gateway's own principal may do on the cluster" in errors[7]
 
 
 def test_duplicate_keys_are_refused_with_path_and_line(tmp_path: Path) -> None:
@@ -212,10 +212,20 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     assert "latin.yaml: cannot be read" in error
 
 
+def test_acls_decide_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(yaml.safe_dump({"cluster": CLUSTER}))
+    config = load(path)
+    assert config.authorization is Authorization.ACLS
+    assert not config.allow_everyone_if_no_acl_found
+    path.write_text(yaml.safe_dump(MINIMAL))
+    assert load(path).authorization is Authorization.NONE
+
+
 @pytest.mark.parametrize("value", ["standard", None, True])
-def test_authorization_says_what_it_means(tmp_path: Path, value: object) -> None:
-    (error,) = errors_of(tmp_path, MINIMAL | {"authorization": value})
-    assert error.startswith("authorization: must be `none`: this version has no ACLs")
+def test_authorization_is_one_of_two(tmp_path: Path, value: object) -> None:
+    errors = errors_of(tmp_path, MINIMAL | {"authorization": value})
+    assert errors == ["authorization: input should be 'acls' or 'none'"]
 
 
 @pytest.mark.parametrize(

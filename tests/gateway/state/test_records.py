@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.state.records import (
+    AclRecord,
     ClusterRecord,
     ConnectionMode,
     Delete,
@@ -23,7 +24,11 @@ from gateway.state.records import (
     encode_change,
     key_of,
 )
+from protocol.acls import Acl, Operation, PatternType, Permission, ResourceType
 
+ACL = Acl(
+    ResourceType.GROUP, PatternType.PREFIXED, "g\n\u00e9", "User:a", "*", Operation.READ, Permission.DENY
+)
 KEYS = ScramKeys(salt=b"\x00\xff", iterations=4096, stored_key=b"stored-secret", server_key=b"server-secret")
 
 
@@ -63,7 +68,17 @@ def user(name: str = "u") -> UserRecord:
     return UserRecord(name=name, scram={"SCRAM-SHA-256": KEYS})
 
 
-@pytest.mark.parametrize("record", [link(), mirror(), user(), ClusterRecord(cluster_id="c")])
+@pytest.mark.parametrize(
+    "record",
+    [
+        link(),
+        mirror(),
+        user(),
+        AclRecord.of(ACL, admin=True),
+        AclRecord.of(ACL, admin=False, link_names=["m", "l"]),
+        ClusterRecord(cluster_id="c"),
+    ],
+)
 def test_records_survive_the_topic(record: Record) -> None:
     assert decode_change(*encode_change(record)) == record
 
@@ -91,7 +106,7 @@ def test_a_deletion_is_a_null_value_under_the_records_key() -> None:
         (b"", b"{}", "names no kind"),
         (b"\xff", b"{}", "names no kind"),
         (b"[" * 100_000, b"{}", "names no kind"),
-        (b'{"kind":"acl","name":"a"}', b"{}", "names no kind"),
+        (b'{"kind":"quota","name":"a"}', b"{}", "names no kind"),
         (b'{"kind":"user","name":1}', b"{}", "names no kind"),
         (b'{"kind":"user","name":"a","more":1}', b"{}", "names no kind"),
         (b'{"kind":"user","name":"u"}', b"", "user 'u': value: Invalid JSON"),
