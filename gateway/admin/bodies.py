@@ -1,6 +1,6 @@
 """The bodies of the REST API, as the cluster linking contract has them."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,6 +27,27 @@ class CreateLinkBody(_Request):
     remote_cluster_id: str | None = None
     cluster_link_id: str | None = None
     configs: list[ConfigData] = Field(default_factory=list, repr=False)
+
+
+class ConfigValueBody(_Request):
+    """UpdateLinkConfigRequestData."""
+
+    value: str = Field(repr=False)
+
+
+class ConfigChangeData(_Request):
+    """AlterConfigBatchRequestData: one config to set, or to put back to its default."""
+
+    name: str
+    value: str | None = Field(default=None, repr=False)
+    operation: Literal["SET", "DELETE"] | None = None
+
+
+class AlterConfigsBody(_Request):
+    """AlterConfigBatchRequestDataList."""
+
+    data: list[ConfigChangeData]
+    validate_only: bool = False
 
 
 class CreateMirrorBody(_Request):
@@ -142,7 +163,10 @@ class LinkDataList(BaseModel):
 
 
 class LinkConfigData(BaseModel):
-    """ListLinkConfigsResponseData. The value is null for a secret, and where there is none."""
+    """ListLinkConfigsResponseData. The value is null for a secret, and where there is none.
+
+    `no_effect` is Causeway's own: why the config changes nothing here, null if it does.
+    """
 
     kind: str = "KafkaLinkConfigData"
     metadata: ResourceMetadata
@@ -155,6 +179,7 @@ class LinkConfigData(BaseModel):
     source: str
     synonyms: list[str]
     link_name: str
+    no_effect: str | None
 
 
 class LinkConfigDataList(BaseModel):

@@ -9,7 +9,7 @@ from gateway.admin import bodies, views
 from gateway.admin.services import Services, Urls, own_urls
 from gateway.links import configs
 from gateway.links.errors import LinkError, invalid_request, unsupported
-from gateway.links.requests import CreateLink, CreateMirror, LinksService, MirrorVerb
+from gateway.links.requests import ConfigChange, CreateLink, CreateMirror, LinksService, MirrorVerb
 from gateway.state.records import MirrorStatus
 
 _VERBS_NOT_YET: Final = frozenset(
@@ -76,7 +76,7 @@ async def delete_link(
 @router.get("/{link_name}/configs")
 async def list_configs(urls: Urls, services: Services, link_name: str) -> bodies.LinkConfigDataList:
     """listKafkaLinkConfigs."""
-    shown = configs.show(services.links.link(link_name).record.configs)
+    shown = configs.show(services.links.link(link_name).record)
     return bodies.LinkConfigDataList(
         metadata=bodies.CollectionMetadata(self=urls.of("links", link_name, "configs")),
         data=[views.link_config(urls, link_name, view) for view in shown],
@@ -88,19 +88,36 @@ async def get_config(
     urls: Urls, services: Services, link_name: str, config_name: str
 ) -> bodies.LinkConfigData:
     """getKafkaLinkConfigs."""
-    for view in configs.show(services.links.link(link_name).record.configs):
+    for view in configs.show(services.links.link(link_name).record):
         if view.name == config_name:
             return views.link_config(urls, link_name, view)
     raise LinkError(404, 404, f"Cluster link '{link_name}' has no config '{config_name}'.")
 
 
-@router.put("/{link_name}/configs/{config_name}", dependencies=[Depends(own_urls)])
-@router.delete("/{link_name}/configs/{config_name}", dependencies=[Depends(own_urls)])
-@router.put("/{link_name}/configs:alter", dependencies=[Depends(own_urls)])
-async def alter_configs(services: Services, link_name: str) -> None:
-    """updateKafkaLinkConfig, deleteKafkaLinkConfig, updateKafkaLinkConfigBatch: refused for now."""
-    services.links.link(link_name)
-    raise unsupported("Changing the configs of a cluster link is not yet supported. Create it anew.")
+@router.put("/{link_name}/configs/{config_name}", status_code=204, dependencies=[Depends(own_urls)])
+async def set_config(
+    services: Services, link_name: str, config_name: str, body: bodies.ConfigValueBody
+) -> None:
+    """updateKafkaLinkConfig."""
+    change = ConfigChange(config_name, body.value)
+    await services.links.alter_configs(link_name, [change], validate_only=False)
+
+
+@router.delete("/{link_name}/configs/{config_name}", status_code=204, dependencies=[Depends(own_urls)])
+async def reset_config(services: Services, link_name: str, config_name: str) -> None:
+    """deleteKafkaLinkConfig."""
+    change = ConfigChange(config_name, None)
+    await services.links.alter_configs(link_name, [change], validate_only=False)
+
+
+@router.put("/{link_name}/configs:alter", status_code=204, dependencies=[Depends(own_urls)])
+async def alter_configs(
+    services: Services, link_name: str, body: bodies.AlterConfigsBody, *, validate_only: bool = False
+) -> None:
+    """updateKafkaLinkConfigBatch."""
+    changes = [_change(each) for each in body.data]
+    only = validate_only or body.validate_only
+    await services.links.alter_configs(link_name, changes, validate_only=only)
 
 
 @router.get("/-/mirrors")
@@ -151,13 +168,27 @@ async def alter_mirrors(
     body: bodies.AlterMirrorsBody,
     *,
     validate_only: bool = False,
+    force: bool = False,
 ) -> bodies.AlterMirrorDataList:
-    """updateKafkaMirrorTopicsPromote, and its likes for the other verbs."""
+    """updateKafkaMirrorTopicsPromote, and its likes for the other verbs.
+
+    `force` is Causeway's own: it lets a failover take what has FAILED.
+    """
     names, pattern = body.mirror_topic_names, body.mirror_topic_name_pattern
     if (names is None) == (pattern is None):
         raise invalid_request("Exactly one of mirror_topic_names and mirror_topic_name_pattern is needed.")
-    results = await services.links.alter_mirrors(_verb(verb), link_name, names, pattern, validate_only)
+    results = await services.links.alter_mirrors(
+        _verb(verb), link_name, names, pattern, validate_only, force=force
+    )
     return views.alter_results(urls, link_name, results)
+
+
+def _change(wish: bodies.ConfigChangeData) -> ConfigChange:
+    if wish.operation == "DELETE":
+        return ConfigChange(wish.name, None)
+    if wish.value is None:
+        raise invalid_request(f"Config '{wish.name}' has no value; operation DELETE resets it.")
+    return ConfigChange(wish.name, wish.value)
 
 
 def _mirror_list(

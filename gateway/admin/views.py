@@ -108,6 +108,7 @@ def link_config(urls: Urls, link_name: str, view: ConfigView) -> LinkConfigData:
         source="DEFAULT_CONFIG" if view.is_default else "DYNAMIC_CLUSTER_LINK_CONFIG",
         synonyms=[],
         link_name=link_name,
+        no_effect=view.no_effect,
     )
 
 

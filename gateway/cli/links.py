@@ -1,18 +1,17 @@
 """`causeway link`: the halves of cluster links."""
 
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
+from gateway.cli import link_configs
 from gateway.cli.client import Client, CommandError, connected
+from gateway.cli.link_configs import configs_of, hidden, read_configs, show_configs, warn_of_no_effect
 from gateway.cli.output import Output, OutputOption, show_fields, show_json, show_table
-from gateway.links.configs import is_sensitive
-from gateway.links.properties import PropertiesError, parse_properties
 
 app = typer.Typer(no_args_is_help=True, help="Cluster links.")
+app.add_typer(link_configs.app, name="configuration")
 
-_HIDDEN: Final = "[hidden]"
 _BOOTSTRAP: Final = "bootstrap.servers"
 
 Name = Annotated[str, typer.Argument(metavar="LINK", help="Name of the link, the same on both sides.")]
@@ -43,7 +42,7 @@ def create(
     """Create a half of a link."""
     if (source_cluster is None) == (destination_cluster is None):
         raise CommandError("one of --source-cluster and --destination-cluster is needed")
-    configs = _read_configs(config)
+    configs = read_configs(config)
     for bootstrap in (source_bootstrap_server, destination_bootstrap_server):
         if bootstrap is not None:
             configs[_BOOTSTRAP] = bootstrap
@@ -62,7 +61,9 @@ def create(
     done = "Could create" if dry_run else "Created"
     typer.echo(f'{done} cluster link "{name}"' + (" with configs:" if configs else "."))
     for key in sorted(configs):
-        typer.echo(f'"{key}"="{_HIDDEN if is_sensitive(key) else configs[key]}"')
+        typer.echo(f'"{key}"="{hidden(key, configs[key])}"')
+    if not dry_run:
+        warn_of_no_effect(client, name, configs)
 
 
 @app.command("list")
@@ -81,26 +82,13 @@ def list_(client: Client, output: OutputOption = Output.HUMAN) -> None:
 def describe(client: Client, name: Name, output: OutputOption = Output.HUMAN) -> None:
     """Show a link with its tasks and configs."""
     link = client.cluster("GET", "links", name, query={"include_tasks": True})
-    configs = client.cluster("GET", "links", name, "configs")["data"]
+    configs = configs_of(client, name)
     if output is Output.JSON:
         show_json({**link, "configs": configs})
         return
     show_fields([*zip(_COLUMNS, _row(link), strict=True), ("Topics", ", ".join(link["topic_names"]))])
     show_table(("Task Name", "State", "Errors"), map(_task_row, link["tasks"] or []))
-    show_table(
-        ("Config Name", "Config Value", "Read-Only", "Sensitive", "Source"),
-        (
-            (
-                each["name"],
-                _HIDDEN if each["is_sensitive"] and not each["is_default"] else each["value"],
-                each["is_read_only"],
-                each["is_sensitive"],
-                each["source"],
-            )
-            for each in configs
-            if not each["is_default"]
-        ),
-    )
+    show_configs([each for each in configs if not each["is_default"]])
 
 
 @app.command("delete")
@@ -145,23 +133,3 @@ def _row(link: dict[str, Any]) -> tuple[object, ...]:
 def _task_row(task: dict[str, Any]) -> tuple[object, ...]:
     errors = ", ".join(f'{each["error_code"]}: "{each["error_message"]}"' for each in task["errors"])
     return task["task_name"], task["state"], errors
-
-
-def _read_configs(text: str) -> dict[str, str]:
-    if not text:
-        return {}
-    path = Path(text)
-    if "=" in text and not path.exists():
-        return dict(parse_pair(pair) for pair in text.split(","))
-    try:
-        return parse_properties(path.read_text())
-    except (OSError, UnicodeDecodeError, PropertiesError) as error:
-        raise CommandError(f"cannot read {path}: {error}") from error
-
-
-def parse_pair(text: str) -> tuple[str, str]:
-    """Key and value of `key=value`. CommandError."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise CommandError("a config has the form key=value")
-    return key.strip(), value

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from gateway.cli.client import Client, CommandError, connected
-from gateway.cli.links import parse_pair
+from gateway.cli.link_configs import parse_pair
 from gateway.cli.output import Output, OutputOption, show_json, show_table
 
 app = typer.Typer(no_args_is_help=True, help="Mirror topics.")
@@ -158,11 +158,12 @@ def failover(
     output: OutputOption = Output.HUMAN,
     *,
     dry_run: DryRun = False,
+    force: Annotated[bool, typer.Option("--force", help="Also what has FAILED.")] = False,
     wait: Wait = False,
     timeout: TimeoutS = 300.0,
 ) -> None:
     """Make mirror topics ordinary ones with what is there, without the source."""
-    _alter(client, "failover", topics, link, output, dry_run=dry_run)
+    _alter(client, "failover", topics, link, output, dry_run=dry_run, force=force)
     if wait and not dry_run:
         _wait(client, link, topics, timeout)
 
@@ -215,14 +216,22 @@ def _open_transaction(transaction: Mapping[str, Any]) -> str:
 
 
 def _alter(
-    client: Client, verb: str, topics: Sequence[str], link: str, output: Output, *, dry_run: bool
+    client: Client,
+    verb: str,
+    topics: Sequence[str],
+    link: str,
+    output: Output,
+    *,
+    dry_run: bool,
+    force: bool = False,
 ) -> None:
+    query = {"validate_only": dry_run, **({"force": True} if force else {})}
     results = client.cluster(
         "POST",
         "links",
         link,
         f"mirrors:{verb}",
-        query={"validate_only": dry_run},
+        query=query,
         body={"mirror_topic_names": list(topics)},
     )["data"]
     if output is Output.JSON:

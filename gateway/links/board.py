@@ -10,7 +10,8 @@ from typing import Final
 import structlog
 
 from gateway.links.partition import Mirror, MirrorPartition, Phase
-from gateway.state.records import MirrorRecord, MirrorTopicError
+from gateway.links.settings import LinkSettings
+from gateway.state.records import MirrorRecord, MirrorStatus, MirrorTopicError
 from gateway.upstreams.connection import BrokerConnection
 from gateway.upstreams.errors import DialError, KafkaError
 from gateway.wire import ConnectionClosed
@@ -32,6 +33,7 @@ class Board:
 
     def __init__(self, link_name: str) -> None:
         self.log = structlog.get_logger(__name__).bind(link=link_name)
+        self.settings = LinkSettings()
         self.mirrors: dict[str, Mirror] = {}
         self.by_source: dict[int, list[MirrorPartition]] = {}
         self.by_destination: dict[int, list[MirrorPartition]] = {}
@@ -43,18 +45,20 @@ class Board:
         self.source_down_since: float | None = None
         self.source_error: str | None = None
 
-    def update(self, records: Iterable[MirrorRecord]) -> None:
-        """Take over the mirror topics as they now stand in the state."""
+    def update(self, records: Iterable[MirrorRecord], settings: LinkSettings | None = None) -> None:
+        """Take over the mirror topics, and what the link's configs say, as they now stand in the state."""
+        self.settings = settings or self.settings
         wanted = {record.mirror_topic_name: record for record in records}
         for name in self.mirrors.keys() - wanted.keys():
             self._stop(self.mirrors.pop(name))
         for name, record in wanted.items():
             mirror = self.mirrors.get(name)
-            if mirror is None or mirror.record.producer_id != record.producer_id:
+            if mirror is None or _is_another(mirror.record, record):
                 if mirror is not None:
                     self._stop(mirror)
                 mirror = self.mirrors[name] = Mirror(record)
             mirror.record = record
+            mirror.link_paused = self.settings.paused
             for index in range(len(mirror.partitions), record.num_partitions):
                 mirror.partitions.append(MirrorPartition(mirror, index))
             for partition in mirror.partitions:
@@ -109,6 +113,12 @@ class Board:
             self.source_down_since = time.monotonic()
             self.log.warning("source_unreachable", error=str(error))
         self.source_error = str(error)
+
+
+def _is_another(before: MirrorRecord, after: MirrorRecord) -> bool:
+    """Whether nothing of what was known of a mirror holds: it was made anew, or its failure is overruled."""
+    overruled = before.status == MirrorStatus.FAILED and after.status == MirrorStatus.PENDING_STOPPED
+    return before.producer_id != after.producer_id or overruled
 
 
 def backoff_s(failures: int) -> float:

@@ -1,6 +1,7 @@
-"""The link config keys: names and defaults are Confluent's, so that existing link files work as they are.
+"""The link config keys: names are Confluent's, so that existing link files work as they are.
 
-A key in the table is accepted, kept and listed, also where this version does not act on it yet.
+So are the defaults, where what happens here has the same numbers. A key in the table is accepted, kept and
+listed, also where it changes nothing here: `config_effects` says which do not.
 """
 
 import json
@@ -54,7 +55,7 @@ _LINK: Final = (
         "link.mode", default="DESTINATION", choices=("DESTINATION", "SOURCE", "BIDIRECTIONAL"), immutable=True
     ),
     ConfigKey("connection.mode", default="OUTBOUND", choices=("OUTBOUND", "INBOUND"), immutable=True),
-    ConfigKey("remote.link.connection.mode", choices=("OUTBOUND", "INBOUND"), immutable=True, read_only=True),
+    ConfigKey("remote.link.connection.mode", choices=("OUTBOUND", "INBOUND"), read_only=True),
     ConfigKey("bootstrap.servers", Type.LIST),
     ConfigKey("cluster.link.prefix", immutable=True),
     ConfigKey("link.prefix", read_only=True),
@@ -74,14 +75,16 @@ _LINK: Final = (
     ConfigKey("auto.create.mirror.topics.filters", Type.TOPIC_FILTERS, ""),
     ConfigKey("mirror.start.offset.spec", default="earliest"),
     _number("mirror.runway.max.records", 1_000_000_000),
-    _number("availability.check.ms", 60_000, 1),
+    # In all five seconds, where Confluent's defaults make five minutes of it.
+    _number("availability.check.ms", 1_000, 1),
     _number("availability.check.consecutive.failure.threshold", 5, 1),
-    _number("cluster.link.retry.timeout.ms", 300_000),
+    # Not set: for ever.
+    ConfigKey("cluster.link.retry.timeout.ms", Type.INT, least=1),
     _number("num.cluster.link.fetchers", 1, 1),
-    _number("metadata.max.age.ms", 300_000),
-    _number("replica.fetch.max.bytes", 5_242_880),
+    _number("metadata.max.age.ms", 30_000, 100),
+    _number("replica.fetch.max.bytes", 2_097_152, 1),
     _number("replica.fetch.min.bytes", 1),
-    _number("replica.fetch.response.max.bytes", 10_485_760),
+    _number("replica.fetch.response.max.bytes", 16_777_216, 1),
     _number("replica.fetch.wait.max.ms", 500),
     _number("replica.fetch.backoff.ms", 1_000),
     _number("replica.socket.timeout.ms", 30_000),
@@ -89,7 +92,7 @@ _LINK: Final = (
     _number("request.timeout.ms", 30_000),
     _number("retry.backoff.ms", 100),
     _number("connections.max.idle.ms", 600_000, -1),
-    _number("socket.connection.setup.timeout.ms", 10_000),
+    _number("socket.connection.setup.timeout.ms", 5_000, 1),
     _number("socket.connection.setup.timeout.max.ms", 30_000),
     ConfigKey("client.dns.lookup", default="use_all_dns_ips"),
     ConfigKey("local.listener.name"),

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Final
 
 from gateway.config import SecurityProtocol
-from gateway.links.config_keys import KEYS, check_value
+from gateway.links.config_effects import no_effect
+from gateway.links.config_keys import KEYS, ConfigKey, check_value
 from gateway.links.errors import LinkError, invalid_request, unsupported
 from gateway.links.jaas import JaasError, parse_jaas
 from gateway.links.start_offsets import parse_spec
-from gateway.state.records import ConnectionMode, LinkMode
+from gateway.state.records import ConnectionMode, LinkMode, LinkRecord
 from gateway.tls import TlsError, client_context_from_pem
 from gateway.upstreams.dialer import Security
 
 # ClientUtils.parseAndValidateAddresses: a protocol in front is allowed and means nothing.
 _ADDRESS: Final = re.compile(r"(?:[0-9a-zA-Z._-]*://)?(\[[0-9a-fA-F:.%]+\]|[0-9a-zA-Z._%-]+):(\d{1,5})")
+PREFIX: Final = "cluster.link.prefix"
 START_OFFSET_SPEC: Final = "mirror.start.offset.spec"
 _MAX_VALUE_CHARS: Final = 100_000
 _MAX_PEM_BYTES: Final = 1024 * 1024
@@ -49,7 +51,7 @@ class LinkConfig:
     @property
     def prefix(self) -> str:
         """`cluster.link.prefix`, empty by default."""
-        return self.text("cluster.link.prefix") or ""
+        return self.text(PREFIX) or ""
 
     def text(self, name: str) -> str | None:
         """The value or the default of a key."""
@@ -73,6 +75,8 @@ class ConfigView:
     is_default: bool
     is_read_only: bool
     is_sensitive: bool
+    # Why it changes nothing here, if it does not.
+    no_effect: str | None = None
 
 
 def is_sensitive(name: str) -> bool:
@@ -81,28 +85,38 @@ def is_sensitive(name: str) -> bool:
     return key is None or key.sensitive
 
 
-def show(configs: Mapping[str, str]) -> list[ConfigView]:
-    """Every config with its value or default, by name."""
+def show(record: LinkRecord) -> list[ConfigView]:
+    """Every config of a link with its value or default, by name."""
+    configs = record.configs
     return [
         ConfigView(
             name,
-            None if key.sensitive else configs.get(name, key.default),
+            _shown_value(key, configs),
             name not in configs,
             key.read_only or key.immutable,
             key.sensitive,
+            no_effect(name, record.link_mode, record.connection_mode),
         )
         for name, key in sorted(KEYS.items())
     ]
 
 
+def _shown_value(key: ConfigKey, configs: Mapping[str, str]) -> str | None:
+    if key.sensitive:
+        return None
+    if key.name == "link.prefix":
+        return configs.get(PREFIX)
+    return configs.get(key.name, key.default)
+
+
 def validate(configs: Mapping[str, str]) -> LinkConfig:
-    """Checks what a link is created with. LinkError 40002 names the key, 40035 what is not done yet."""
+    """Checks all configs of a link together. LinkError 40002 names the key, 40035 what is not done yet."""
     for name, value in configs.items():
         _check_one(name, value)
     link_mode = LinkMode(configs.get("link.mode", LinkMode.DESTINATION))
     connection_mode = ConnectionMode(configs.get("connection.mode", ConnectionMode.OUTBOUND))
     _check_modes(link_mode, connection_mode)
-    _check_not_done_yet(configs)
+    _check_prefix(configs)
     bootstrap = _addresses(configs.get("bootstrap.servers", ""))
     if connection_mode is ConnectionMode.OUTBOUND and not bootstrap:
         other = "destination" if link_mode is LinkMode.SOURCE else "source"
@@ -124,11 +138,6 @@ def _check_one(name: str, value: str) -> None:
     key = KEYS.get(name)
     if key is None:
         raise invalid_request(f"Unknown cluster link config '{name[:200]}'.")
-    # A derived value that Confluent's servers ignore too when it is written.
-    if name == "link.prefix":
-        return
-    if key.read_only:
-        raise _bad(name, "is read-only")
     if len(value) > _MAX_VALUE_CHARS:
         raise _bad(name, f"is longer than {_MAX_VALUE_CHARS} characters")
     problem = check_value(key, value) or (_spec_problem(value) if name == START_OFFSET_SPEC else None)
@@ -156,16 +165,24 @@ def _check_modes(link_mode: LinkMode, connection_mode: ConnectionMode) -> None:
         )
 
 
-def _check_not_done_yet(configs: Mapping[str, str]) -> None:
-    # Ignoring these would copy something else than was asked for.
-    if configs.get("cluster.link.paused", "false").lower() == "true":
-        raise unsupported("Config 'cluster.link.paused' is not yet supported. Pause the mirror topics.")
-    prefix = configs.get("cluster.link.prefix", "")
+def _check_prefix(configs: Mapping[str, str]) -> None:
+    prefix = configs.get(PREFIX, "")
     if len(prefix) > _MAX_PREFIX_CHARS or not _PREFIX.fullmatch(prefix):
         raise _bad(
-            "cluster.link.prefix",
+            PREFIX,
             f"must have at most {_MAX_PREFIX_CHARS} characters, of letters, digits, '.', '_' and '-'",
         )
+    if prefix and _is_true(configs, "acl.sync.enable"):
+        raise invalid_request(
+            f"Config 'acl.sync.enable' cannot be true together with '{PREFIX}': "
+            "the ACLs would be for topics of other names."
+        )
+    if not prefix and _is_true(configs, "consumer.group.prefix.enable"):
+        raise invalid_request(f"Config 'consumer.group.prefix.enable' needs '{PREFIX}'.")
+
+
+def _is_true(configs: Mapping[str, str], name: str) -> bool:
+    return configs.get(name, "").lower() == "true"
 
 
 def _addresses(value: str) -> tuple[str, ...]:

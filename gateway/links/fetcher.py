@@ -32,8 +32,6 @@ from protocol.record_batches import MAGIC, BatchView, is_plain, read_batches
 from protocol.replication import FetchedPartition, FetchPartition, FetchTopic
 from protocol.transactions import AbortedTransactions
 
-PARTITION_BYTES: Final = 2 << 20
-RESPONSE_BYTES: Final = 16 << 20
 QUEUE_BYTES: Final = 4 << 20
 BUFFER_BYTES: Final = 64 << 20
 CORRUPT_FETCHES: Final = 3
@@ -95,19 +93,22 @@ class Fetcher:
     async def _fetch(self, connection: BrokerConnection, node_id: int, wanted: list[MirrorPartition]) -> None:
         asked: dict[tuple[object, int], tuple[MirrorPartition, int]] = {}
         topics: dict[str, FetchTopic] = {}
+        settings = self._board.settings
         for p in wanted:
             record = p.mirror.record
             name = record.source_topic_name
             topic = topics.setdefault(name, FetchTopic(name, record.source_topic_id, []))
-            topic.partitions.append(FetchPartition(p.index, p.fetch_offset, PARTITION_BYTES, p.source_epoch))
+            topic.partitions.append(
+                FetchPartition(p.index, p.fetch_offset, settings.fetch_partition_bytes, p.source_epoch)
+            )
             asked[name, p.index] = asked[record.source_topic_id, p.index] = (p, p.generation)
         # Partitions that are left out because their queues are full must not wait for quiet ones.
         full = any(p.queued_bytes >= QUEUE_BYTES for p in self._board.by_source.get(node_id, ()))
         code, answers = await fetch(
             connection,
             list(topics.values()),
-            max_bytes=RESPONSE_BYTES,
-            max_wait_ms=20 if full else 500,
+            max_bytes=settings.fetch_response_bytes,
+            max_wait_ms=min(20, settings.fetch_wait_ms) if full else settings.fetch_wait_ms,
             timeout_s=REQUEST_TIMEOUT_S,
         )
         if code:
@@ -128,12 +129,14 @@ class Fetcher:
         except KafkaError as refusal:
             # What is wrong with one partition does not hold up the others.
             p.failed_fetches += 1
+            p.fetch_refused = (p.fetch_refused or (time.monotonic(), ""))[0], str(refusal)
             p.fetch_not_before = time.monotonic() + backoff_s(p.failed_fetches)
             self._board.log.info("fetch_refused", topic=p.name[0], partition=p.index, error=str(refusal))
             self._board.wake_metadata.set()
             return
         p.out_of_range_since = None
         p.failed_fetches = 0
+        p.fetch_refused = None
         p.source_ends_at(answer.last_stable_offset, answer.high_watermark, time.monotonic())
         p.source_start = max(p.source_start, answer.log_start_offset)
         try:

@@ -9,6 +9,7 @@ from gateway.links.partition import Mirror
 from gateway.state.records import MirrorTopicError
 from gateway.tasks import Tasks
 from gateway.upstreams.cluster import Cluster, TopicMetadata
+from gateway.upstreams.errors import KafkaError
 
 UNKNOWN_TOPIC: Final = 3
 # A source that does not answer must not hold up the destination: a failover needs no source.
@@ -65,7 +66,12 @@ class Leaders:
 
     def _check_source(self, mirror: Mirror, topic: TopicMetadata | None) -> None:
         if topic is None or topic.error_code not in (0, UNKNOWN_TOPIC):
+            if topic is not None:
+                name = mirror.record.source_topic_name
+                refusal = KafkaError(topic.error_code, f"Metadata of source topic '{name}'")
+                mirror.source_refuses(str(refusal), time.monotonic())
             return
+        mirror.source_refuses(None, 0)
         oddity = _odd_source(mirror, topic)
         if oddity is None:
             mirror.source_odd_since = None

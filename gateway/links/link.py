@@ -13,9 +13,10 @@ import structlog
 
 from gateway.links import errors
 from gateway.links.attached import Attached
+from gateway.links.config_changes import ConfigChanges
 from gateway.links.errors import LinkError
 from gateway.links.link_making import LinkMaker
-from gateway.links.link_parts import LinkParts, LinkServices
+from gateway.links.link_parts import LinkParts, LinkServices, takes_new_connections
 from gateway.links.mirrors import Mirrors
 from gateway.links.requests import (
     AlterResult,
@@ -44,14 +45,17 @@ class Links:
         self._store = services.store
         self._services = services
         self._runtimes: dict[str, LinkRuntime] = {}
+        # Links whose configs cannot be used on this gateway, with the reason.
+        self._not_started: dict[str, str] = {}
         self._mirrors = Mirrors(
             self._store, services.cluster, self._runtimes, self._follow, services.all_have_read
         )
         self._parts = LinkParts(services, self._mirrors)
         attached = Attached(services, self._runtimes, self._mirrors.write)
-        # Make a half of a link; judge a LinkAttach, and take over its connection.
+        # Make a half of a link; judge a LinkAttach, and take over its connection; change configs.
         self.create_link = LinkMaker(services, self._parts, self._mirrors.write).create
         self.attach, self.park = attached.attach, attached.park
+        self.alter_configs = ConfigChanges(self._store, services.secrets, self._mirrors.write).alter
         self._tasks = Tasks("links")
         self._changed = asyncio.Event()
         self._following = asyncio.Lock()
@@ -95,24 +99,31 @@ class Links:
     async def _follow_state(self, state: State) -> None:
         for name, runtime in list(self._runtimes.items()):
             record = state.links.get(name)
-            if record is None or record.cluster_link_id != runtime.record.cluster_link_id:
+            if (
+                record is None
+                or record.cluster_link_id != runtime.record.cluster_link_id
+                or takes_new_connections(runtime.record, record)
+            ):
                 # Forgotten once it is closed: whoever does this may be cancelled, and another has to end it.
                 await runtime.close()
                 del self._runtimes[name]
+        self._not_started = {name: why for name, why in self._not_started.items() if name in state.links}
         for name, record in state.links.items():
             if name not in self._runtimes:
                 try:
                     self._runtimes[name] = self._parts.runtime(record)
                 except LinkError as error:
                     log.error("link_not_started", link=name, error=error.message)
+                    self._not_started[name] = error.message
                     continue
+                self._not_started.pop(name, None)
                 self._runtimes[name].start()
             runtime = self._runtimes[name]
             runtime.follow(record)
             self._drop_who_may_not(runtime, state)
             if runtime.replicator is not None:
                 mirrors = [m for m in state.mirrors.values() if m.cluster_link_id == record.cluster_link_id]
-                runtime.replicator.update(mirrors)
+                runtime.replicator.update(mirrors, runtime.settings)
                 for mirror in mirrors:
                     self._mirrors.finish_creation(mirror)
 
@@ -137,7 +148,8 @@ class Links:
         runtime = self._runtimes.get(link_name)
         topics = [m.mirror_topic_name for m in self._mirrors.of(record)]
         if runtime is None:
-            return LinkView(record, LinkState.FAILED, LinkErrorKind.UNKNOWN, "see the gateway's log", topics)
+            why = self._not_started.get(link_name, "see the gateway's log")
+            return LinkView(record, LinkState.FAILED, LinkErrorKind.UNKNOWN, why, topics)
         return LinkView(record, *runtime.health(), topics, runtime.tasks())
 
     def _link(self, link_name: str) -> LinkRecord:
@@ -222,8 +234,10 @@ class Links:
         names: Sequence[str] | None,
         pattern: str | None,
         validate_only: bool,
+        *,
+        force: bool = False,
     ) -> list[AlterResult]:
-        """Promote, fail over, pause or resume; one result per mirror topic."""
+        """Promote, fail over, pause or resume; one result per mirror topic, `force` also out of FAILED."""
         link = self._link(link_name)
         if pattern is not None:
             try:
@@ -232,7 +246,7 @@ class Links:
                 raise errors.invalid_request(f"'{pattern}' is not a regular expression: {error}") from error
             topics = [m.mirror_topic_name for m in self._mirrors.of(link)]
             names = [name for name in topics if matches(name)]
-        return await self._mirrors.alter(verb, link, names or (), validate_only=validate_only)
+        return await self._mirrors.alter(verb, link, names or (), validate_only=validate_only, force=force)
 
     def forget_mirror(self, name: str) -> None:
         """A client deleted the topic: its record goes too, once the topic is gone."""

@@ -10,7 +10,7 @@ from typing import Final
 from gateway.links import errors
 from gateway.links.attach import AttachRefused
 from gateway.links.board import TRANSPORT_ERRORS
-from gateway.links.configs import LinkConfig, is_sensitive, validate
+from gateway.links.configs import PREFIX, LinkConfig, is_sensitive, validate
 from gateway.links.errors import LinkError
 from gateway.links.link_parts import LinkParts, LinkServices
 from gateway.links.mirror_notes import Change
@@ -48,6 +48,7 @@ class LinkMaker:
             )
         if name in self._store.state.links:
             raise errors.link_exists(name)
+        _check_prefix_is_free(self._store.state, config.prefix)
         own = self._parts.cluster_id()
         source_id: str | None = own
         destination_id = request.destination_cluster_id
@@ -91,6 +92,7 @@ class LinkMaker:
         def add(state: State) -> list[Record | Delete]:
             if name in state.links:
                 raise errors.link_exists(name)
+            _check_prefix_is_free(state, config.prefix)
             return [record]
 
         await self._write(add)
@@ -122,6 +124,14 @@ class LinkMaker:
                 f"The bootstrap servers belong to cluster {found}, the link is for {expected}."
             )
         return found
+
+
+def _check_prefix_is_free(state: State, prefix: str) -> None:
+    others = [name for name, link in state.links.items() if prefix and link.configs.get(PREFIX) == prefix]
+    if others:
+        raise errors.invalid_request(
+            f"Cluster link prefix '{prefix}' already exists: cluster link '{others[0]}' has it."
+        )
 
 
 def _kafka_uuid() -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from gateway.links import errors
 from gateway.links.attach import ServeBound, SourceHalf, Versions
+from gateway.links.config_effects import reconnects
 from gateway.links.configs import LinkConfig, is_sensitive, validate
 from gateway.links.mirror_making import nobody_else
 from gateway.links.replicator import MirrorEvents, Replicator
@@ -66,6 +67,7 @@ class LinkParts:
                 DialConnector(
                     config.bootstrap_servers,
                     config.security or Security(),
+                    connect_timeout_s=config.number("socket.connection.setup.timeout.ms") / 1000,
                     expected_cluster_id=record.source_cluster_id,
                 )
             )
@@ -101,3 +103,13 @@ class LinkParts:
         except SecretsError as error:
             raise errors.invalid_request(f"Cluster link '{record.link_name}': {error}") from error
         return validate(configs)
+
+
+def takes_new_connections(before: LinkRecord, after: LinkRecord) -> bool:
+    """Whether a link's configs have changed so that what runs has to be made anew."""
+    names = before.configs.keys() | after.configs.keys()
+    return any(
+        before.configs.get(name) != after.configs.get(name)
+        and reconnects(name, after.link_mode, after.connection_mode)
+        for name in names
+    )

@@ -1,7 +1,8 @@
 """The life of a mirror topic: what may be asked of it in which status, and what becomes of it.
 
-Statuses are the contract's `MirrorTopicStatus`. SOURCE_UNAVAILABLE is not stored: it is what an ACTIVE
-mirror shows while its source cannot be reached.
+Statuses are the contract's `MirrorTopicStatus`. Three are not stored, but what an ACTIVE mirror shows:
+SOURCE_UNAVAILABLE while its source cannot be reached, LINK_PAUSED while its link is paused, LINK_FAILED while
+its link cannot work with its configs.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ class Action(Enum):
     RESUME = auto()
     PROMOTE = auto()
     FAILOVER = auto()
+    FORCED_FAILOVER = auto()
     FINISH = auto()
     FAIL = auto()
 
@@ -36,29 +38,39 @@ TRANSITIONS: Final[Mapping[MirrorStatus, Mapping[Action, MirrorStatus]]] = {
         Action.PAUSE: MirrorStatus.PAUSED,
         Action.PROMOTE: MirrorStatus.PENDING_STOPPED,
         Action.FAILOVER: MirrorStatus.PENDING_STOPPED,
+        Action.FORCED_FAILOVER: MirrorStatus.PENDING_STOPPED,
         Action.FAIL: MirrorStatus.FAILED,
     },
     MirrorStatus.PAUSED: {
         Action.RESUME: MirrorStatus.ACTIVE,
         Action.PROMOTE: MirrorStatus.PENDING_STOPPED,
         Action.FAILOVER: MirrorStatus.PENDING_STOPPED,
+        Action.FORCED_FAILOVER: MirrorStatus.PENDING_STOPPED,
         Action.FAIL: MirrorStatus.FAILED,
     },
     MirrorStatus.SOURCE_UNAVAILABLE: {
         Action.PAUSE: MirrorStatus.PAUSED,
         Action.FAILOVER: MirrorStatus.PENDING_STOPPED,
+        Action.FORCED_FAILOVER: MirrorStatus.PENDING_STOPPED,
         Action.FAIL: MirrorStatus.FAILED,
     },
     MirrorStatus.PENDING_STOPPED: {
         # A promote whose source went away is finished without it.
         Action.FAILOVER: MirrorStatus.PENDING_STOPPED,
+        Action.FORCED_FAILOVER: MirrorStatus.PENDING_STOPPED,
         Action.FINISH: MirrorStatus.STOPPED,
         Action.FAIL: MirrorStatus.FAILED,
     },
-    MirrorStatus.FAILED: {},
+    # What is there is all that can be had. After a foreign writer it fails again: its end is not known.
+    MirrorStatus.FAILED: {Action.FORCED_FAILOVER: MirrorStatus.PENDING_STOPPED},
     MirrorStatus.STOPPED: {},
-    MirrorStatus.LINK_FAILED: {},
-    MirrorStatus.LINK_PAUSED: {},
+    MirrorStatus.LINK_FAILED: {Action.PAUSE: MirrorStatus.PAUSED, Action.FAIL: MirrorStatus.FAILED},
+    MirrorStatus.LINK_PAUSED: {
+        Action.PAUSE: MirrorStatus.PAUSED,
+        Action.FAILOVER: MirrorStatus.PENDING_STOPPED,
+        Action.FORCED_FAILOVER: MirrorStatus.PENDING_STOPPED,
+        Action.FAIL: MirrorStatus.FAILED,
+    },
     MirrorStatus.PENDING_MIRROR: {},
 }
 

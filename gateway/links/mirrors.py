@@ -2,20 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
 from gateway.links import errors
 from gateway.links.board import TRANSPORT_ERRORS
 from gateway.links.errors import LinkError
+from gateway.links.mirror_commands import MirrorCommands, as_seen
 from gateway.links.mirror_making import TOPIC_SETTLE_S, UNKNOWN_TOPIC, MirrorMaker, known_configs, nobody_else
 from gateway.links.mirror_notes import Change, MirrorNotes
-from gateway.links.mirror_state import TRANSITIONS, Action, IllegalTransition, next_status
+from gateway.links.mirror_state import TRANSITIONS, Action
 from gateway.links.mirror_topics import promoted_configs
 from gateway.links.partition import OpenTransaction
-from gateway.links.requests import AlterResult, MirrorVerb, MirrorView, PartitionLag
+from gateway.links.requests import MirrorView, PartitionLag
 from gateway.links.runtime import LinkRuntime
 from gateway.state.records import (
     Delete,
@@ -32,13 +32,6 @@ from gateway.upstreams.admin import alter_topic_configs
 from gateway.upstreams.cluster import Cluster
 
 log = structlog.get_logger(__name__)
-
-VERBS: Final[Mapping[MirrorVerb, Action]] = {
-    "promote": Action.PROMOTE,
-    "failover": Action.FAILOVER,
-    "pause": Action.PAUSE,
-    "resume": Action.RESUME,
-}
 
 
 class Mirrors(MirrorNotes):
@@ -58,6 +51,8 @@ class Mirrors(MirrorNotes):
         self._follow = follow
         self._maker = MirrorMaker(store, cluster, runtimes, self, all_have_read)
         self._tasks = Tasks("mirror topics")
+        # Promote, fail over, pause or resume; one result per mirror topic.
+        self.alter = MirrorCommands(store, runtimes, self).alter
         # Make a mirror topic; see that one is made whose record is there already.
         self.create = self._maker.create
         self.finish_creation = self._maker.finish_creation
@@ -92,75 +87,7 @@ class Mirrors(MirrorNotes):
                 fetched = -1 if p.source_end is None else p.fetch_offset
                 lags.append(PartitionLag(p.index, p.lag, fetched))
                 transactions += p.open_transactions
-            if record.status is MirrorStatus.ACTIVE and runtime.source_unavailable:
-                record = record.model_copy(update={"status": MirrorStatus.SOURCE_UNAVAILABLE})
-        return MirrorView(record, lags, transactions)
-
-    async def alter(
-        self, verb: MirrorVerb, link: LinkRecord, names: Sequence[str], *, validate_only: bool
-    ) -> list[AlterResult]:
-        """Promote, fail over, pause or resume; one result per mirror topic."""
-        return [await self._alter(VERBS[verb], link, name, validate_only) for name in names]
-
-    async def _alter(self, action: Action, link: LinkRecord, name: str, validate_only: bool) -> AlterResult:
-        def refusal(record: MirrorRecord | None) -> AlterResult | None:
-            if record is None or record.cluster_link_id != link.cluster_link_id:
-                error = errors.mirror_not_found(link.link_name, name)
-                return AlterResult(name, error.error_code, error.message)
-            if record.topic_id is None and record.status is MirrorStatus.ACTIVE:
-                text = f"Topic '{name}' is still being made: {action.name.lower()} is not possible yet."
-                return AlterResult(name, 400, text)
-            shown = self.view(record).record.status
-            if shown is MirrorStatus.STOPPED:
-                text = f"Topic '{name}' has already stopped its mirror from '{link.link_name}'"
-                return AlterResult(name, 400, text)
-            try:
-                next_status(shown, action)
-            except IllegalTransition:
-                text = f"Topic '{name}' is {shown}: {action.name.lower()} is not possible."
-                if shown is MirrorStatus.SOURCE_UNAVAILABLE and action is Action.PROMOTE:
-                    text += " Its source must be reachable for a promote; failover does not need it."
-                return AlterResult(name, 400, text)
-            at_source = self._source_partitions(record)
-            if action is Action.PROMOTE and at_source > record.num_partitions:
-                text = (
-                    f"Topic '{name}' has {record.num_partitions} partitions, its source topic {at_source}: "
-                    "what is in the others would be left behind. Failover stops the mirror without them."
-                )
-                return AlterResult(name, 400, text)
-            return None
-
-        refused = refusal(self._store.state.mirrors.get(name))
-        if refused is None and not validate_only:
-            missed = await self.missed_deletions(self._store.state.mirrors[name])
-
-            def change(state: State) -> list[Record | Delete]:
-                nonlocal refused
-                refused = refusal(state.mirrors.get(name))
-                if refused is not None:
-                    return []
-                record = state.mirrors[name]
-                update: dict[str, object] = {
-                    "status": next_status(record.status, action),
-                    "state_time_ms": _now_ms(),
-                }
-                if action is Action.FAILOVER:
-                    update |= {"failover": True, "stop_offsets": None}
-                if action is Action.RESUME and missed is not None:
-                    update["error_message"] = missed
-                return [record.model_copy(update=update)]
-
-            await self.write(change)
-        if refused is not None:
-            return refused
-        record = self._store.state.mirrors.get(name)
-        return AlterResult(name, lags=self.view(record).lags if record is not None else ())
-
-    def _source_partitions(self, record: MirrorRecord) -> int:
-        runtime = self._runtimes.get(record.link_name)
-        replicator = runtime.replicator if runtime is not None else None
-        mirror = replicator.mirrors.get(record.mirror_topic_name) if replicator is not None else None
-        return (mirror.source_partitions if mirror is not None else None) or 0
+        return MirrorView(as_seen(record, runtime), lags, transactions)
 
     def forget(self, name: str) -> None:
         """A client deleted the topic: its record goes too, once the topic is gone."""

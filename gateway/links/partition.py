@@ -61,10 +61,12 @@ class Mirror:
 
     record: MirrorRecord
     partitions: list["MirrorPartition"] = field(default_factory=list)
+    link_paused: bool = False
     # Since when a topic has been missing, or another than the one that was linked.
     source_odd_since: float | None = None
     destination_odd_since: float | None = None
     source_partitions: int | None = None
+    _topic_trouble: tuple[float, str] | None = None
     # One change at a time is written to the state.
     settling: bool = False
     # Whether its compacted topic met a record without a key.
@@ -76,10 +78,13 @@ class Mirror:
     @property
     def running(self) -> bool:
         """Whether its partitions are to be worked on."""
-        return self.record.topic_id is not None and self.record.status in (
-            MirrorStatus.ACTIVE,
-            MirrorStatus.PENDING_STOPPED,
-        )
+        record = self.record
+        if record.topic_id is None:
+            return False
+        if self.stopping:
+            # A failover needs nothing that a paused link would not do.
+            return record.failover or not self.link_paused
+        return record.status == MirrorStatus.ACTIVE and not self.link_paused
 
     @property
     def to_be_compacted(self) -> bool:
@@ -96,10 +101,23 @@ class Mirror:
             )
         )
 
+    def source_refuses(self, reason: str | None, now: float) -> None:
+        """What the source says of its topic: why it is not to be had; None: it is."""
+        if reason is None:
+            self._topic_trouble = None
+        else:
+            self._topic_trouble = (self._topic_trouble or (now, ""))[0], reason
+
+    @property
+    def source_trouble(self) -> tuple[float, str] | None:
+        """Since when its source topic, or a partition of it, is not to be had, and why."""
+        troubles = [self._topic_trouble, *(p.fetch_refused for p in self.partitions)]
+        return min((each for each in troubles if each is not None), default=None)
+
     @property
     def stopping(self) -> bool:
         """Whether a promote or failover was asked for."""
-        return self.record.status is MirrorStatus.PENDING_STOPPED
+        return self.record.status == MirrorStatus.PENDING_STOPPED
 
 
 @dataclass(slots=True, eq=False)
@@ -157,6 +175,8 @@ class MirrorPartition:
     tail_missing_since: float | None = None
     corrupt_fetches: int = 0
     failed_fetches: int = 0
+    # Since when the source refuses fetches, and how.
+    fetch_refused: tuple[float, str] | None = None
     # What the source holds at `fetch_offset` that cannot be copied; the queue before it still is.
     obstacle: tuple[MirrorTopicError, str] | None = None
     # Raised by every doubt: an answer to an older fetch, or look at the log, is not for what is known now.

@@ -20,6 +20,7 @@ from gateway.links.log_starts import LogStarts
 from gateway.links.mirror_notes import Note
 from gateway.links.open_transactions import OpenTransactions
 from gateway.links.partition import Mirror, MirrorPartition, Phase
+from gateway.links.settings import LinkSettings
 from gateway.links.sink import LATEST
 from gateway.state.records import MirrorRecord, MirrorTopicError
 from gateway.tasks import Tasks
@@ -94,9 +95,9 @@ class Replicator:
         """Why the source does not answer."""
         return self._board.source_error
 
-    def update(self, records: Iterable[MirrorRecord]) -> None:
-        """Take over the mirror topics as they now stand in the state."""
-        self._board.update(records)
+    def update(self, records: Iterable[MirrorRecord], settings: LinkSettings | None = None) -> None:
+        """Take over the mirror topics, and what the link's configs say, as they now stand in the state."""
+        self._board.update(records, settings)
 
     async def run(self) -> None:
         """Copy until cancelled."""
@@ -113,13 +114,15 @@ class Replicator:
             board.wake_metadata.clear()
             if any(mirror.running for mirror in board.mirrors.values()):
                 await self._leaders.refresh()
+                self._give_up()
                 self._spawn_loops()
                 self._settle()
                 await asyncio.sleep(RETRY_DELAY_S)
             else:
                 # Nobody asks it, so nobody knows.
                 board.source_is_up()
-            await wait_for(board.wake_metadata, METADATA_INTERVAL_S)
+            interval_s = min(METADATA_INTERVAL_S, board.settings.metadata_max_age_s)
+            await wait_for(board.wake_metadata, interval_s)
 
     async def _for_ever(self, loop: Callable[[], Awaitable[None]]) -> None:
         # A loop that died of what nobody had thought of would stop its partitions without a word.
@@ -142,6 +145,27 @@ class Replicator:
 
     def _spawn(self, loop: Callable[[int], Awaitable[None]], node_id: int, what: str) -> None:
         self._tasks.spawn(self._for_ever(lambda: loop(node_id)), name=f"{what} {node_id}")
+
+    def _give_up(self) -> None:
+        """Fail what the source has not given for longer than its link is to try (for ever if not said)."""
+        timeout_s = self._board.settings.retry_timeout_s
+        if timeout_s is None:
+            return
+        board, now = self._board, time.monotonic()
+        for mirror in board.mirrors.values():
+            down_since = board.source_down_since
+            trouble = (
+                mirror.source_trouble
+                if down_since is None
+                else (down_since, board.source_error or "no answer")
+            )
+            tried = mirror.running and not mirror.record.failover and mirror.failure is None
+            if tried and trouble is not None and now - trouble[0] > timeout_s:
+                text = (
+                    f"the source was tried for {timeout_s:g} s (cluster.link.retry.timeout.ms), in vain: "
+                    f"{trouble[1]}; delete and recreate the mirror topic, or fail it over with force"
+                )
+                board.fail(mirror, MirrorTopicError.UNKNOWN, text)
 
     # What is written to the state: where a mirror ends, when it has ended, how it changed.
 

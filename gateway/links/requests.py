@@ -57,6 +57,14 @@ class CreateLink:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigChange:
+    """Wish for another value of a link's config; None: its default."""
+
+    name: str
+    value: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class CreateMirror:
     """Wish for a mirror topic; the name defaults to the source topic's."""
 
@@ -135,6 +143,10 @@ class LinksService(Protocol):
 
     async def delete_link(self, link_name: str, *, force: bool, validate_only: bool) -> None: ...
 
+    async def alter_configs(
+        self, link_name: str, changes: Sequence[ConfigChange], *, validate_only: bool
+    ) -> None: ...
+
     async def create_mirror(self, link_name: str, request: CreateMirror) -> None: ...
 
     def mirrors(self, link_name: str | None, status: MirrorStatus | None) -> list[MirrorView]: ...
@@ -148,4 +160,6 @@ class LinksService(Protocol):
         names: Sequence[str] | None,
         pattern: str | None,
         validate_only: bool,
+        *,
+        force: bool = False,
     ) -> list[AlterResult]: ...

@@ -3,20 +3,17 @@
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
 
 from gateway.links.attach import SourceHalf
 from gateway.links.link_tasks import TIMEOUT_ERROR, UNREACHABLE_ERROR, LinkTask, Work, config_of
 from gateway.links.replicator import Replicator
 from gateway.links.requests import LinkErrorKind, LinkState, TaskState, TaskView
+from gateway.links.settings import LinkSettings
 from gateway.links.sync_tasks import TASK_NAMES, sync_tasks
 from gateway.state.records import LinkRecord, UserRecord
 from gateway.tasks import Tasks
 from gateway.upstreams.cluster import Cluster
 from gateway.upstreams.parked import ParkedPool
-
-# A link that reconnects within this is not worth a word.
-UNAVAILABLE_AFTER_S: Final = 5.0
 
 
 class LinkRuntime:
@@ -33,6 +30,7 @@ class LinkRuntime:
         works: Mapping[str, Work] | None = None,
     ) -> None:
         self.record = record
+        self.settings = LinkSettings.of(config_of(record))
         self.source = source
         self.pool = pool
         self.replicator = replicator
@@ -57,6 +55,7 @@ class LinkRuntime:
     def follow(self, record: LinkRecord) -> None:
         """Take over the link as it now stands in the state."""
         self.record = record
+        self.settings = LinkSettings.of(config_of(record))
         for task in self.link_tasks:
             task.follow(record)
 
@@ -69,12 +68,31 @@ class LinkRuntime:
             await self.pool.close()
 
     @property
+    def paused(self) -> bool:
+        """Whether `cluster.link.paused` keeps this half from copying."""
+        return self.settings.paused and self.replicator is not None
+
+    @property
     def source_unavailable(self) -> bool:
-        """Whether the source has not answered for a while."""
+        """Whether the source has not answered for a while: `availability.check.*`."""
+        if self.paused:
+            return False
+        after_s = self.settings.unavailable_after_s
         if self.pool is not None and self.pool.count == 0 and not self._fetching:
-            return time.monotonic() - self._started > UNAVAILABLE_AFTER_S
+            return time.monotonic() - self._started > after_s
         down = self.replicator.source_down_since if self.replicator is not None else None
-        return down is not None and time.monotonic() - down > UNAVAILABLE_AFTER_S
+        return down is not None and time.monotonic() - down > after_s
+
+    def source_trouble(self, mirror_topic_name: str) -> str | None:
+        """Why nothing of this mirror's source can be had, once that has lasted; None while it can."""
+        if self.source_unavailable:
+            return f"the source cannot be reached: {self.health()[2] or 'it does not answer'}"
+        replicator = self.replicator
+        mirror = replicator.mirrors.get(mirror_topic_name) if replicator is not None else None
+        if mirror is None or mirror.source_trouble is None:
+            return None
+        since, text = mirror.source_trouble
+        return text if time.monotonic() - since > self.settings.unavailable_after_s else None
 
     @property
     def _fetching(self) -> bool:
@@ -89,6 +107,8 @@ class LinkRuntime:
             if self.source_half.error is None:
                 return LinkState.ACTIVE, LinkErrorKind.NO_ERROR, None
             return LinkState.UNAVAILABLE, LinkErrorKind.TIMEOUT_ERROR, self.source_half.error
+        if self.paused:
+            return LinkState.PAUSED, LinkErrorKind.NO_ERROR, None
         if not self.source_unavailable:
             return LinkState.ACTIVE, LinkErrorKind.NO_ERROR, None
         error = self.replicator.source_error if self.replicator is not None else None
@@ -97,7 +117,7 @@ class LinkRuntime:
         return LinkState.UNAVAILABLE, LinkErrorKind.BOOTSTRAP_TCP_CONNECTION_FAILED_ERROR, error
 
     def _held_back(self) -> TaskState | None:
-        return TaskState.LINK_PAUSED if config_of(self.record).flag("cluster.link.paused") else None
+        return TaskState.LINK_PAUSED if self.paused else None
 
     def tasks(self) -> list[TaskView]:
         """The link's recurring jobs, as the contract names them. The source half has none."""

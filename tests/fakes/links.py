@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gateway.links import errors
+from gateway.links.config_changes import check_changes
 from gateway.links.partition import OpenTransaction
 from gateway.links.requests import (
     AlterResult,
+    ConfigChange,
     CreateLink,
     CreateMirror,
     LinkErrorKind,
@@ -84,7 +86,9 @@ class FakeLinks:
     mirrored: list[tuple[str, CreateMirror]] = field(default_factory=list)
     deleted: list[tuple[str, bool, bool]] = field(default_factory=list)
     altered: list[tuple[str, str, list[str] | None, str | None, bool]] = field(default_factory=list)
+    reconfigured: list[tuple[str, list[tuple[str, str | None]], bool]] = field(default_factory=list)
     failure: Exception | None = None
+    forced: list[bool] = field(default_factory=list)
     # Statuses that a topic passes through while somebody waits for it.
     coming: list[MirrorStatus] = field(default_factory=list)
 
@@ -126,6 +130,14 @@ class FakeLinks:
             raise errors.link_in_use(link_name, list(self.topics))
         self.deleted.append((link_name, force, validate_only))
 
+    async def alter_configs(
+        self, link_name: str, changes: Sequence[ConfigChange], *, validate_only: bool
+    ) -> None:
+        self.link(link_name)
+        check_changes(changes)
+        pairs = [(change.name, change.value) for change in changes]
+        self.reconfigured.append((link_name, pairs, validate_only))
+
     async def create_mirror(self, link_name: str, request: CreateMirror) -> None:
         self.link(link_name)
         self.mirrored.append((link_name, request))
@@ -152,8 +164,11 @@ class FakeLinks:
         names: Sequence[str] | None,
         pattern: str | None,
         validate_only: bool,
+        *,
+        force: bool = False,
     ) -> list[AlterResult]:
         self.link(link_name)
+        self.forced.append(force)
         self.altered.append((verb, link_name, None if names is None else list(names), pattern, validate_only))
         return [
             AlterResult(name, lags=LAGS)

@@ -26,6 +26,7 @@ class FakeStore:
         self.free = asyncio.Event()
         self.free.set()
         self.waiting = 0
+        self.updates = 0
 
     def subscribe(self, callback: Callable[[State], None]) -> None:
         """As the real one."""
@@ -54,6 +55,7 @@ class FakeStore:
         failure = self.failures.pop(0) if self.failures else None
         if failure is not None and not self.lose_answers:
             raise failure
+        self.updates += 1
         self._apply(change(self.state))
         if failure is not None:
             raise failure

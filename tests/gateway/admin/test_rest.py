@@ -224,6 +224,7 @@ async def test_configs_are_shown_without_secrets(admin: Admin, http: httpx.Async
         "source": "DYNAMIC_CLUSTER_LINK_CONFIG",
         "synonyms": [],
         "link_name": "hybrid",
+        "no_effect": None,
     }
     jaas = by_name["sasl.jaas.config"]
     assert (jaas["value"], jaas["is_sensitive"], jaas["is_default"]) == (None, True, False)
@@ -233,13 +234,60 @@ async def test_configs_are_shown_without_secrets(admin: Admin, http: httpx.Async
     assert error(await http.get(f"{LINKS}/hybrid/configs/none"))[:2] == (404, 404)
 
 
-async def test_configs_cannot_be_changed_yet(admin: Admin, http: httpx.AsyncClient) -> None:
+async def test_configs_are_changed_one_by_one(admin: Admin, http: httpx.AsyncClient) -> None:
     admin.links.add(link_record())
     path = f"{LINKS}/hybrid/configs"
-    assert error(await http.put(f"{path}/acl.sync.ms", json={"value": "1"}))[:2] == (400, 40035)
-    assert error(await http.delete(f"{path}/acl.sync.ms"))[:2] == (400, 40035)
-    assert error(await http.put(f"{path}:alter", json={"data": []}))[:2] == (400, 40035)
-    assert error(await http.post(f"{path}:alter", json={"data": []}))[:2] == (405, 405)
+    response = await http.put(f"{path}/acl.sync.ms", json={"value": "1000"})
+    assert (response.status_code, response.content) == (204, b"")
+    response = await http.delete(f"{path}/acl.sync.ms")
+    assert (response.status_code, response.content) == (204, b"")
+    assert admin.links.reconfigured == [
+        ("hybrid", [("acl.sync.ms", "1000")], False),
+        ("hybrid", [("acl.sync.ms", None)], False),
+    ]
+    assert error(await http.put(f"{path}/acl.sync.ms", json={}))[:2] == (400, 400)
+    assert error(await http.put(f"{path}/acl.sync.ms", json={"value": None}))[:2] == (400, 400)
+    assert error(await http.put(f"{path}/none", json={"value": "x"}))[1] == 40002
+    assert error(await http.put(f"{LINKS}/other/configs/acl.sync.ms", json={"value": "1"}))[:2] == (404, 404)
+
+
+@pytest.mark.parametrize("way", ["query", "body", "no"])
+async def test_configs_are_changed_together(admin: Admin, http: httpx.AsyncClient, way: str) -> None:
+    admin.links.add(link_record())
+    data = [
+        {"name": "acl.sync.ms", "operation": "DELETE", "value": "ignored"},
+        {"name": "consumer.offset.sync.ms", "value": "10000", "operation": None},
+        {"name": "topic.config.sync.ms", "value": "", "operation": "SET"},
+    ]
+    query = "?validate_only=true" if way == "query" else ""
+    response = await http.put(
+        f"{LINKS}/hybrid/configs:alter{query}", json={"data": data, "validate_only": way == "body"}
+    )
+    assert (response.status_code, response.content) == (204, b"")
+    pairs = [("acl.sync.ms", None), ("consumer.offset.sync.ms", "10000"), ("topic.config.sync.ms", "")]
+    assert admin.links.reconfigured == [("hybrid", pairs, way != "no")]
+
+
+@pytest.mark.parametrize(
+    ("entry", "code", "text"),
+    [
+        ({"name": "acl.sync.ms"}, 40002, "has no value; operation DELETE resets it"),
+        ({"name": "acl.sync.ms", "value": "1", "operation": "APPEND"}, 400, "operation"),
+        ({"value": "hush"}, 400, "name"),
+        ({"name": "dest.cluster.id", "value": "hush"}, 40002, "Config 'dest.cluster.id' is read-only"),
+        ({"name": "link.mode", "value": "hush"}, 40002, "'link.mode' cannot be changed once the link exists"),
+    ],
+)
+async def test_changes_that_cannot_be(
+    admin: Admin, http: httpx.AsyncClient, entry: dict[str, Any], code: int, text: str
+) -> None:
+    admin.links.add(link_record())
+    refusal = error(await http.put(f"{LINKS}/hybrid/configs:alter", json={"data": [entry]}))
+    assert refusal[:2] == (400, code)
+    assert text in refusal[2]
+    assert "hush" not in refusal[2]
+    assert not admin.links.reconfigured
+    assert error(await http.post(f"{LINKS}/hybrid/configs:alter", json={"data": []}))[:2] == (405, 405)
 
 
 # --- mirror topics -----------------------------------------------------------------------------------

@@ -121,3 +121,54 @@ def test_a_link_is_deleted(admin: Admin, causeway: Invoke) -> None:
     causeway("link", "delete", "hybrid", "--force", "--dry-run")
     assert causeway("link", "delete", "hybrid", "--force").stdout == 'Deleted cluster link "hybrid".\n'
     assert admin.links.deleted == [("hybrid", True, True), ("hybrid", True, False)]
+
+
+def test_configs_are_listed_and_shown(admin: Admin, causeway: Invoke) -> None:
+    admin.links.add(link_record())
+    listed = causeway("link", "configuration", "list", "hybrid").stdout
+    assert "acl.sync.ms" in listed
+    assert "[hidden]" in listed
+    assert "aes256gcm" not in listed
+    assert "consumer.offset.sync.ms" not in listed
+    assert "consumer.offset.sync.ms" in causeway("link", "configuration", "list", "hybrid", "--all").stdout
+    shown = json.loads(causeway("link", "configuration", "get", "hybrid", "acl.sync.ms", "-o", "json").stdout)
+    assert (shown["value"], shown["no_effect"]) == ("2000", None)
+    assert "2000" in causeway("link", "configuration", "get", "hybrid", "acl.sync.ms").stdout
+
+
+def test_configs_are_changed(admin: Admin, causeway: Invoke, tmp_path: Path) -> None:
+    admin.links.add(link_record())
+    secret = tmp_path / "jaas"
+    secret.write_text("hush\n")
+    configuration = ("link", "configuration")
+    causeway(*configuration, "set", "hybrid", "bootstrap.servers", "a:1,b:2")
+    result = causeway(*configuration, "set", "hybrid", "sasl.jaas.config", "--value-file", str(secret))
+    assert '"sasl.jaas.config"="[hidden]"' in result.stdout
+    causeway(*configuration, "update", "hybrid", "--config", "acl.sync.ms=1000,topic.config.sync.ms=2000")
+    result = causeway(*configuration, "delete", "hybrid", "acl.sync.ms", "topic.config.sync.ms", "--dry-run")
+    assert 'Could update cluster link "hybrid":\n"acl.sync.ms" back to its default\n' in result.stdout
+    assert admin.links.reconfigured == [
+        ("hybrid", [("bootstrap.servers", "a:1,b:2")], False),
+        ("hybrid", [("sasl.jaas.config", "hush")], False),
+        ("hybrid", [("acl.sync.ms", "1000"), ("topic.config.sync.ms", "2000")], False),
+        ("hybrid", [("acl.sync.ms", None), ("topic.config.sync.ms", None)], True),
+    ]
+
+
+@pytest.mark.parametrize(
+    "words", [("set", "hybrid", "acl.sync.ms"), ("set", "hybrid", "a", "b", "--value-file", "c")]
+)
+def test_a_value_is_given_once(admin: Admin, causeway: Invoke, words: tuple[str, ...]) -> None:
+    result = causeway("link", "configuration", *words, code=2)
+    assert "one of VALUE and --value-file is needed" in result.stderr
+    assert not admin.links.reconfigured
+
+
+def test_what_is_without_effect_is_told(admin: Admin, causeway: Invoke) -> None:
+    configs = {"client.dns.lookup": "use_all_dns_ips", "acl.sync.ms": "2000"}
+    admin.links.add(link_record().model_copy(update={"configs": configs}))
+    pairs = ",".join(f"{name}={value}" for name, value in configs.items())
+    result = causeway("link", "configuration", "update", "hybrid", "--config", pairs)
+    assert result.stderr == (
+        "Note: client.dns.lookup changes nothing here: all addresses of a name are tried, always.\n"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -12,7 +12,7 @@ import pytest
 from gateway.links import leaders, link, mirror_making, mirrors
 from gateway.links.errors import LinkError
 from gateway.links.link import Links, LinkServices
-from gateway.links.requests import AlterResult, CreateLink, CreateMirror, MirrorVerb
+from gateway.links.requests import AlterResult, ConfigChange, CreateLink, CreateMirror, MirrorVerb
 from gateway.state.records import MirrorRecord, MirrorStatus
 from gateway.state.secrets import Secrets
 from gateway.state.store import Store
@@ -24,6 +24,8 @@ from tests.fakes.store import FakeStore
 from tests.gateway.links.lab import cluster_of, hurry, until
 
 LINK = "hybrid"
+# A source is away when it has not answered for 50 ms.
+IMPATIENT = {"availability.check.ms": "10"}
 
 
 @dataclass
@@ -35,6 +37,7 @@ class LinksLab:
     cluster: Cluster
     store: FakeStore
     links: Links
+    restarted: Callable[[], Links]
     bound: list[tuple[str, int | None]] = field(default_factory=list)
 
     @property
@@ -47,9 +50,10 @@ class LinksLab:
         request = CreateLink(name, source_cluster_id="other", configs={**self.outbound, **configs})
         await self.links.create_link(request, validate_only=False, validate_link=False)
 
-    async def make_inbound(self, name: str = LINK) -> None:
+    async def make_inbound(self, name: str = LINK, **configs: str) -> None:
         """A destination half that waits."""
-        request = CreateLink(name, source_cluster_id="other", configs={"connection.mode": "INBOUND"})
+        configs = {"connection.mode": "INBOUND", **configs}
+        request = CreateLink(name, source_cluster_id="other", configs=configs)
         await self.links.create_link(request, validate_only=False, validate_link=False)
 
     async def make_mirror(
@@ -66,10 +70,15 @@ class LinksLab:
                 await until(lambda here=here, there=there: there.end == here.end)  # type: ignore[misc]
         return self.store.state.mirrors[name]
 
-    async def alter(self, verb: MirrorVerb, *names: str) -> AlterResult:
+    async def alter(self, verb: MirrorVerb, *names: str, force: bool = False) -> AlterResult:
         """The result for one mirror."""
-        (result,) = await self.links.alter_mirrors(verb, LINK, names or ("t",), None, False)
+        (result,) = await self.links.alter_mirrors(verb, LINK, names or ("t",), None, False, force=force)
         return result
+
+    async def alter_configs(self, **configs: str | None) -> None:
+        """Changes configs of the link; None puts one back to its default."""
+        changes = [ConfigChange(name, value) for name, value in configs.items()]
+        await self.links.alter_configs(LINK, changes, validate_only=False)
 
     def status(self, name: str = "t") -> MirrorStatus:
         """As it is shown."""
@@ -119,7 +128,7 @@ async def links_lab(**services: Any) -> AsyncIterator[LinksLab]:
         ending.push_async_callback(cluster.close)
         ending.push_async_callback(links.close)
         await links.start()
-        yield LinksLab(own, other, cluster, store, links, bound)
+        yield LinksLab(own, other, cluster, store, links, lambda: Links(LinkServices(**given)), bound)
 
 
 def be_quick(monkeypatch: pytest.MonkeyPatch) -> None:

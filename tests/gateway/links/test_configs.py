@@ -8,7 +8,7 @@ from gateway.links.config_keys import KEYS
 from gateway.links.configs import is_sensitive, show, validate
 from gateway.links.errors import LinkError
 from gateway.links.properties import parse_properties
-from gateway.state.records import ConnectionMode, LinkMode
+from gateway.state.records import ConnectionMode, LinkMode, LinkRecord
 
 PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
 SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule"
@@ -48,6 +48,18 @@ def refused(configs: dict[str, str]) -> LinkError:
     with pytest.raises(LinkError) as error:
         validate(configs)
     return error.value
+
+
+def a_link(configs: dict[str, str]) -> LinkRecord:
+    return LinkRecord(
+        link_name="l",
+        cluster_link_id="x",
+        link_mode=LinkMode.DESTINATION,
+        connection_mode=ConnectionMode.OUTBOUND,
+        configs=configs,
+        filler_key=bytes(16),
+        created_ms=0,
+    )
 
 
 def test_the_source_half_of_a_hybrid_link() -> None:
@@ -118,11 +130,11 @@ def test_a_local_listener_alone_says_nothing_about_credentials(listener: str) ->
         ({"bootstrap.servers": "cloud"}, 40002, "not host:port"),
         ({"bootstrap.servers": "cloud:0"}, 40002, "not host:port"),
         ({"bootstrap.servers": "cloud:65536"}, 40002, "not host:port"),
-        ({"dest.cluster.id": "x"}, 40002, "'dest.cluster.id' is read-only"),
         ({"acl.sync.ms": "x"}, 40002, "'acl.sync.ms' must be a whole number"),
         ({"client.dns.lookup": "x" * 100_001}, 40002, "longer than"),
         ({"mirror.start.offset.spec": "soon"}, 40002, "must be earliest, latest or a time"),
-        ({"cluster.link.paused": "true"}, 40035, "cluster.link.paused"),
+        ({"cluster.link.prefix": "a.", "acl.sync.enable": "TRUE"}, 40002, "'acl.sync.enable' cannot be true"),
+        ({"consumer.group.prefix.enable": "true"}, 40002, "needs 'cluster.link.prefix'"),
         ({"cluster.link.prefix": "a" * 13}, 40002, "at most 12"),
         ({"cluster.link.prefix": "a/"}, 40002, "cluster.link.prefix"),
         ({"security.protocol": "TLS"}, 40002, "'security.protocol' must be one of"),
@@ -164,7 +176,7 @@ def test_addresses_may_carry_a_protocol_and_be_many() -> None:
     assert config.bootstrap_servers == ("a.b-c:1", "[::1]:9092", "10.0.0.1:65535")
 
 
-def test_an_ignored_key_of_confluents_is_ignored() -> None:
+def test_a_prefix_that_only_looks_like_one() -> None:
     assert validate({"link.prefix": "x", **OUTBOUND}).prefix == ""
     assert validate({"cluster.link.prefix": "west.", **OUTBOUND}).prefix == "west."
 
@@ -208,7 +220,7 @@ def test_secrets_are_known_and_never_shown() -> None:
         assert is_sensitive(name)
     assert is_sensitive("unknown.to.this.version")
     assert not is_sensitive("bootstrap.servers")
-    shown = {view.name: view for view in show({"sasl.jaas.config": "hush", "acl.sync.ms": "2000"})}
+    shown = {view.name: view for view in show(a_link({"sasl.jaas.config": "hush", "acl.sync.ms": "2000"}))}
     assert shown.keys() == KEYS.keys()
     jaas = shown["sasl.jaas.config"]
     assert (jaas.value, jaas.is_default, jaas.is_sensitive) == (None, False, True)

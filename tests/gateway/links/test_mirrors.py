@@ -18,7 +18,7 @@ from gateway.state.store import StateUnavailable
 from protocol.api_keys import ApiKey
 from tests.fakes.kafka import NO_ANSWER, Log
 from tests.gateway.links.lab import contents, record, until
-from tests.gateway.links.link_lab import LINK, LinksLab, be_quick, links_lab, refused
+from tests.gateway.links.link_lab import IMPATIENT, LINK, LinksLab, be_quick, links_lab, refused
 
 AWAY = StateUnavailable("the state is away")
 
@@ -519,10 +519,8 @@ async def test_a_mirror_that_is_gone_when_it_was_altered(
     assert (result.error_code, result.lags) == (None, ())
 
 
-async def test_a_promote_needs_its_source_and_a_failover_does_not(
-    lab: LinksLab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gateway.links.runtime.UNAVAILABLE_AFTER_S", 0.05)
+async def test_a_promote_needs_its_source_and_a_failover_does_not(lab: LinksLab) -> None:
+    await lab.alter_configs(**IMPATIENT)
     await lab.make_mirror()
     await lab.other.close()
     await until(lambda: lab.status() is MirrorStatus.SOURCE_UNAVAILABLE)
