@@ -103,3 +103,9 @@ def test_waiting_ends_when_it_cannot_succeed(admin: Admin, causeway: Invoke) -> 
 def test_a_dry_run_waits_for_nothing(admin: Admin, causeway: Invoke) -> None:
     causeway("mirror", "promote", "a", "--link", "hybrid", "--wait", "--dry-run")
     assert admin.links.altered[-1][-1] is True
+
+
+def test_a_failover_may_be_forced(admin: Admin, causeway: Invoke) -> None:
+    causeway("mirror", "failover", "a", "--link", "hybrid")
+    causeway("mirror", "failover", "a", "--link", "hybrid", "--force")
+    assert admin.links.forced == [False, True]
