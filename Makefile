@@ -9,8 +9,11 @@ KAFKA_VERSIONS := 4.3.0 3.9.1 2.4.1
 bin := .venv/bin
 python := $(bin)/python
 venv := .venv/installed
-jars := $(KAFKA_VERSIONS:%=build/kafka/%/complete)
+# Those without ZooKeeper.
+PREPARED_VERSIONS := 4.3.0 3.9.1
+jars := $(KAFKA_VERSIONS:%=build/kafka/%/complete) $(PREPARED_VERSIONS:%=build/kafka/%/prepared)
 streams := build/kafka-streams/$(firstword $(KAFKA_VERSIONS))/complete
+mirrormaker := build/mirrormaker/$(firstword $(KAFKA_VERSIONS))/complete
 sources := protocol gateway compose certs tests $(wildcard demo bench client_suites)
 unit_tests = $(filter-out tests/compose tests/e2e, $(patsubst %/,%,$(wildcard tests/*/)))
 pytest := $(python) -m pytest
@@ -47,11 +50,22 @@ build/kafka/%/complete: compose/pom.xml | tools
 	mv build/kafka/$*.part build/kafka/$*
 	@touch $@
 
+build/kafka/%/prepared: build/kafka/%/complete compose/prepare.py | $(venv)
+	$(python) -m compose.prepare $*
+	@touch $@
+
 build/kafka-streams/%/complete: compose/streams.xml | tools
 	rm -rf build/kafka-streams/$*.part build/kafka-streams/$*
 	mvn --quiet --batch-mode -f compose/streams.xml -Dkafka.version=$* dependency:copy-dependencies \
 	    -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/build/kafka-streams/$*.part
 	mv build/kafka-streams/$*.part build/kafka-streams/$*
+	@touch $@
+
+build/mirrormaker/%/complete: compose/mirrormaker.xml | tools
+	rm -rf build/mirrormaker/$*.part build/mirrormaker/$*
+	mvn --quiet --batch-mode -f compose/mirrormaker.xml -Dkafka.version=$* dependency:copy-dependencies \
+	    -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/build/mirrormaker/$*.part
+	mv build/mirrormaker/$*.part build/mirrormaker/$*
 	@touch $@
 
 certs: $(venv)
@@ -103,8 +117,8 @@ bench: bench-client bench-link
 bench-client: setup
 	@$(python) -m bench.client
 
-bench-link: setup
-	@$(python) -m bench.run
+bench-link: setup $(mirrormaker)
+	@$(python) -m bench.link
 
 # FRAMES=1000000 SEED=1 SECONDS=0 (no limit): mutated requests and responses through a running gateway.
 fuzz: setup

@@ -20,6 +20,8 @@ from compose.ports import PortLease, lease_ports
 from compose.processes import Process
 
 READY_WITHIN_S = 30.0
+# As where it is installed: beside test tools, kio would load hypothesis first, half a second each time.
+_RUN = "import sys; sys.modules['hypothesis'] = None; from gateway.cli import main; sys.exit(main())"
 _PROBE = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=2)"
 
 
@@ -91,7 +93,7 @@ class GatewayProcess:
         if self.running:
             raise RuntimeError(f"{self.name} still runs")
         self.config_file.write_text(yaml.safe_dump(self.config))
-        command = [*self._prefix, sys.executable, "-m", "gateway", "run", "-c", str(self.config_file)]
+        command = [*self._prefix, sys.executable, "-c", _RUN, "run", "-c", str(self.config_file)]
         self._process = Process(command, self.log_file, environment={"PYTHONPATH": str(ROOT)})
         if wait:
             self.wait_ready()

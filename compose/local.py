@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from certs.make_certs import KEYSTORE_PASSWORD
 from compose.kafka import ROOT, UP_WITHIN_S, KafkaCluster, KafkaNode, KafkaUnavailable, PortTaken
@@ -24,6 +24,21 @@ _ZOOKEEPER_SESSION_S = 3.0
 _TAKEN = re.compile(r"Address already in use|Socket server failed to bind", re.IGNORECASE)
 
 
+class QuickStart(NamedTuple):
+    """What `compose.prepare` makes once, so that brokers of a version start in half the time."""
+
+    # The classes of a broker as its JVM has them in memory (JEP 350).
+    classes: Path
+    # What a formatted directory begins with.
+    checkpoint: Path
+
+
+def quick_start_files(version: str) -> QuickStart:
+    """Where they are, if they are there."""
+    directory = ROOT / "build" / "kafka" / version
+    return QuickStart(directory / "broker.jsa", directory / "bootstrap.checkpoint")
+
+
 def java_command(
     version: str, main: str, *arguments: str, options: Sequence[str] = (), more_jars: Path | None = None
 ) -> list[str]:
@@ -35,8 +50,12 @@ def java_command(
     if not any(directory.glob("kafka_*.jar")):
         raise KafkaUnavailable(f"no jars of Kafka {version}: run `make setup`")
     logger = "-Dorg.slf4j.simpleLogger"
+    archive = quick_start_files(version).classes
+    # A third less time to start. Where it was made by another Java it is left alone, without a word.
+    quick = ("-Xlog:disable", f"-XX:SharedArchiveFile={archive}") if archive.exists() else ()
     return [
         "java",
+        *quick,
         *options,
         f"{logger}.defaultLogLevel=warn",
         f"{logger}.showDateTime=true",
@@ -69,6 +88,19 @@ class LocalNode(KafkaNode):
         self._directory.mkdir()
         data = {"log.dirs": str(self._directory / "data")}
         self.properties_file.write_text(properties_text(data | properties))
+
+    def lay_out(self, cluster_id: str, checkpoint: Path) -> None:
+        """Does what kafka-storage.sh format does, without its JVM."""
+        data = self._directory / "data"
+        data.mkdir()
+        shutil.copy(checkpoint, data)
+        properties = {
+            "version": "1",
+            "cluster.id": cluster_id,
+            "node.id": str(self.node_id),
+            "directory.id": _kafka_uuid(),
+        }
+        (data / "meta.properties").write_text(properties_text(properties))
 
     def launch(self) -> None:
         """Starts the process and does not wait."""
@@ -195,7 +227,12 @@ class LocalCluster(KafkaCluster):
 
     def _format(self) -> None:
         """Writes every broker's meta.properties and first metadata, all at once."""
-        cluster_id = base64.urlsafe_b64encode(b"\x01" + os.urandom(15)).decode().rstrip("=")
+        cluster_id = _kafka_uuid()
+        checkpoint = quick_start_files(self.wanted.version).checkpoint
+        if checkpoint.exists():
+            for node in self._local_nodes:
+                node.lay_out(cluster_id, checkpoint)
+            return
         running = []
         for node in self._local_nodes:
             arguments = ("format", "-t", cluster_id, "-c", str(node.properties_file))
@@ -256,3 +293,8 @@ class LocalCluster(KafkaCluster):
         shutil.rmtree(self.directory, ignore_errors=True)
         if self._lease is not None:
             self._lease.release()
+
+
+def _kafka_uuid() -> str:
+    # Its first byte is not one that would make it begin with a dash.
+    return base64.urlsafe_b64encode(b"\x01" + os.urandom(15)).decode().rstrip("=")

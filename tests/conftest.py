@@ -1,5 +1,6 @@
 """Fixtures for every test: certificates, names, and real Kafka clusters that a test session shares."""
 
+import inspect
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from compose.settings import Security
 
 _SLOW = (ROOT / "tests" / "compose", ROOT / "tests" / "e2e")
 _FAILED = pytest.StashKey[bool]()
+_KEPT_CLUSTERS = 3
 
 
 class Clusters(Protocol):
@@ -81,22 +83,52 @@ def unique_name(request: pytest.FixtureRequest) -> Callable[[], str]:
     return lambda: f"{stem}-{uuid.uuid4().hex[:8]}"
 
 
+class SharedClusters:
+    """Clusters by their settings. A broker that nobody uses still costs a fiftieth of a core."""
+
+    def __init__(self) -> None:
+        # The one used last is the last.
+        self._running: dict[str, KafkaCluster] = {}
+        self._pinned: set[str] = set()
+
+    def __call__(self, *arguments: Any, **settings: Any) -> KafkaCluster:
+        wanted = inspect.signature(KafkaCluster.start).bind(*arguments, **settings)
+        wanted.apply_defaults()
+        key = repr(sorted(wanted.arguments.items()))
+        cluster = self._running.pop(key, None)
+        if cluster is None:
+            cluster = KafkaCluster.start(*arguments, **settings)
+        self._running[key] = cluster
+        return cluster
+
+    def pin(self, cluster: KafkaCluster) -> KafkaCluster:
+        """Keeps it running to the end."""
+        self._pinned.update(key for key, running in self._running.items() if running is cluster)
+        return cluster
+
+    def close(self, *, keep: int = 0, save_logs: bool = False) -> None:
+        """Ends all but the `keep` that were used last and, if any are kept, those that are pinned."""
+        spare = [key for key in self._running if not keep or key not in self._pinned]
+        for key in spare[: len(spare) - keep]:
+            cluster = self._running.pop(key)
+            if save_logs:
+                cluster.save_logs()
+            cluster.close()
+
+
 @pytest.fixture(scope="session")
-def clusters(request: pytest.FixtureRequest) -> Iterator[Clusters]:
-    """Clusters that live until the session ends: isolate by names, and leave the brokers alone."""
-    running: dict[str, KafkaCluster] = {}
+def clusters(request: pytest.FixtureRequest) -> Iterator[SharedClusters]:
+    """Clusters that live at least as long as a module: isolate by names, and leave the brokers alone."""
+    shared = SharedClusters()
+    yield shared
+    shared.close(save_logs=request.session.testsfailed > 0)
 
-    def start(*arguments: Any, **settings: Any) -> KafkaCluster:
-        key = repr((arguments, sorted(settings.items())))
-        if key not in running:
-            running[key] = KafkaCluster.start(*arguments, **settings)
-        return running[key]
 
-    yield start
-    for cluster in running.values():
-        if request.session.testsfailed:
-            cluster.save_logs()
-        cluster.close()
+@pytest.fixture(scope="module", autouse=True)
+def _spare_clusters(request: pytest.FixtureRequest, clusters: SharedClusters) -> Iterator[None]:
+    # Set up before every other fixture of the module, and so ended after them.
+    yield
+    clusters.close(keep=_KEPT_CLUSTERS, save_logs=request.session.testsfailed > 0)
 
 
 @pytest.fixture
@@ -117,12 +149,12 @@ def own_cluster(request: pytest.FixtureRequest) -> Iterator[Clusters]:
 
 
 @pytest.fixture(scope="session")
-def kafka_430(clusters: Clusters) -> KafkaCluster:
+def kafka_430(clusters: SharedClusters) -> KafkaCluster:
     """One broker of 4.3.0, PLAINTEXT."""
-    return clusters("4.3.0")
+    return clusters.pin(clusters("4.3.0"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def kafka_391(clusters: Clusters) -> KafkaCluster:
     """One broker of 3.9.1, PLAINTEXT."""
     return clusters("3.9.1")

@@ -54,8 +54,18 @@ class Fronts(Protocol):
 
 
 @pytest.fixture(scope="session")
+def front(
+    request: pytest.FixtureRequest, authority: TestAuthority, kafka_430: KafkaCluster
+) -> Iterator[Front]:
+    """The gateway in front of one broker of 4.3.0 that all modules share: isolate by names."""
+    front = Front(kafka_430, authority)
+    yield front
+    front.close(keep_log=request.session.testsfailed > 0)
+
+
+@pytest.fixture(scope="module")
 def fronts(request: pytest.FixtureRequest, authority: TestAuthority) -> Iterator[Fronts]:
-    """Gateways that live until the session ends: isolate by names, and leave them running."""
+    """Gateways that live until the module ends: isolate by names, and leave them running."""
     running: dict[str, Front] = {}
 
     def start(kafka: KafkaCluster, **settings: Any) -> Front:
@@ -81,12 +91,6 @@ def own_front(request: pytest.FixtureRequest, authority: TestAuthority) -> Itera
     yield start
     for front in running:
         front.close(keep_log=has_failed(request))
-
-
-@pytest.fixture(scope="session")
-def front(fronts: Fronts, kafka_430: KafkaCluster) -> Front:
-    """The shared gateway in front of one broker of 4.3.0."""
-    return fronts(kafka_430)
 
 
 @pytest.fixture(scope="session")
