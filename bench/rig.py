@@ -15,24 +15,25 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
-from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import KafkaException
 
 from compose.gateway_process import GatewayProcess
 from compose.kafka import KafkaCluster
 from compose.ports import lease_ports
 
-Path_ = Literal["dialled", "reversed"]
-PATHS: Final[tuple[Path_, ...]] = ("dialled", "reversed")
+DIALLED: Final = "causeway"
+REVERSED: Final = "causeway-reversed"
+PATHS: Final = (DIALLED, REVERSED)
+# Also the prefixes of their mirror topics.
+_LINKS: Final = {DIALLED: "dialled", REVERSED: "reversed"}
 _HOST: Final = "127.0.0.1"
 _USER: Final = "link"
 _PASSWORD: Final = secrets.token_hex(8)
 _SETTLED_WITHIN_S: Final = 60.0
 # Each round leaves hundreds of megabytes behind.
-_BROKER_CONFIG: Final = {"log.segment.delete.delay.ms": "1000", "log.retention.check.interval.ms": "3600000"}
+BROKER_CONFIG: Final = {"log.segment.delete.delay.ms": "1000", "log.retention.check.interval.ms": "3600000"}
 
 
 class Rig:
@@ -50,7 +51,7 @@ class Rig:
 
     def _cluster(self) -> KafkaCluster:
         # With all of its compilers and its own choice of collector, as brokers in service run.
-        return self._stack.enter_context(KafkaCluster.start(heap="1g", config=_BROKER_CONFIG, jvm_options=()))
+        return self._stack.enter_context(KafkaCluster.start(heap="1g", config=BROKER_CONFIG, jvm_options=()))
 
     def _start_gateways(self) -> None:
         directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="causeway-bench-")))
@@ -97,9 +98,9 @@ class Rig:
         here = {"source_cluster_id": self.source.cluster_id}
         there = {"destination_cluster_id": self.destination.cluster_id}
         dialled = {"bootstrap.servers": self.source.bootstrap}
-        self._create_link(self.gateway, "dialled", here, dialled)
+        self._create_link(self.gateway, _LINKS[DIALLED], here, dialled)
         inbound = {"link.mode": "DESTINATION", "connection.mode": "INBOUND"}
-        self._create_link(self.gateway, "reversed", here, inbound)
+        self._create_link(self.gateway, _LINKS[REVERSED], here, inbound)
         login = "org.apache.kafka.common.security.plain.PlainLoginModule"
         outbound = {
             "link.mode": "SOURCE",
@@ -111,26 +112,26 @@ class Rig:
             "sasl.mechanism": "PLAIN",
             "sasl.jaas.config": f"{login} required username='{_USER}' password='{_PASSWORD}';",
         }
-        self._create_link(self.source_gateway, "reversed", there, outbound)
+        self._create_link(self.source_gateway, _LINKS[REVERSED], there, outbound)
 
     def _create_link(
-        self, gateway: GatewayProcess, path: Path_, peer: Mapping[str, str], configs: Mapping[str, str]
+        self, gateway: GatewayProcess, name: str, peer: Mapping[str, str], configs: Mapping[str, str]
     ) -> None:
         own = self.destination if gateway is self.gateway else self.source
         if own is self.destination:
             # Both links mirror the same topics.
-            configs = {**configs, "cluster.link.prefix": f"{path}-"}
-        pairs = [{"name": name, "value": value} for name, value in configs.items()]
-        _rest(gateway, "POST", f"/{own.cluster_id}/links?link_name={path}", {**peer, "configs": pairs})
+            configs = {**configs, "cluster.link.prefix": f"{name}-"}
+        pairs = [{"name": key, "value": value} for key, value in configs.items()]
+        _rest(gateway, "POST", f"/{own.cluster_id}/links?link_name={name}", {**peer, "configs": pairs})
 
     # Mirror topics.
 
-    def create_mirror(self, path: Path_, topic: str) -> str:
+    def create_mirror(self, path: str, topic: str) -> str:
         """Makes a mirror topic over one of the links; its name."""
         _rest(self.gateway, "POST", self._mirrors(path), {"source_topic_name": topic})
-        return f"{path}-{topic}"
+        return f"{_LINKS[path]}-{topic}"
 
-    def delete_mirror(self, path: Path_, mirror_topic: str) -> None:
+    def delete_mirror(self, path: str, mirror_topic: str) -> None:
         """Deletes a mirror topic as a client does, and waits until the link has forgotten it."""
         admin = AdminClient({"bootstrap.servers": f"{_HOST}:{self._plain_port}"})
         admin.delete_topics([mirror_topic])[mirror_topic].result(_SETTLED_WITHIN_S)
@@ -144,13 +145,13 @@ class Rig:
 
         wait_until(is_gone, f"{mirror_topic} is gone")
 
-    def _mirrors(self, path: Path_) -> str:
-        return f"/{self.destination.cluster_id}/links/{path}/mirrors"
+    def _mirrors(self, path: str) -> str:
+        return f"/{self.destination.cluster_id}/links/{_LINKS[path]}/mirrors"
 
-    @property
-    def gateway_pids(self) -> tuple[int, ...]:
-        """The processes of both gateways."""
-        return self.gateway.pid, self.source_gateway.pid
+    def pids(self, path: str) -> tuple[int, ...]:
+        """The processes of the gateways that a link goes through."""
+        own = self.gateway.pid
+        return (own,) if path == DIALLED else (own, self.source_gateway.pid)
 
     def close(self) -> None:
         """Ends everything."""
@@ -161,25 +162,6 @@ class Rig:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class LogEnds:
-    """Looks at where a topic's partitions end; one connection, kept."""
-
-    def __init__(self, cluster: KafkaCluster, topic: str, partitions: int) -> None:
-        self._consumer = Consumer({"bootstrap.servers": cluster.internal_bootstrap, "group.id": "bench-ends"})
-        self._partitions = [TopicPartition(topic, p) for p in range(partitions)]
-
-    def total(self) -> int:
-        """Sum of the high watermarks; 0 while a leader is not ready."""
-        try:
-            return sum(self._consumer.get_watermark_offsets(p, timeout=5)[1] for p in self._partitions)
-        except KafkaException:
-            return 0
-
-    def close(self) -> None:
-        """Closes the connection."""
-        self._consumer.close()
 
 
 def wait_until(check: Callable[[], bool], what: str, timeout_s: float = _SETTLED_WITHIN_S) -> None:
@@ -198,6 +180,10 @@ def _rest(gateway: GatewayProcess, method: str, path: str, body: object = None) 
         method=method,
         headers={"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        text = answer.read()
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            text = answer.read()
+    except urllib.error.HTTPError as error:
+        error.add_note(f"{method} {path}: {error.read().decode()}")
+        raise
     return json.loads(text) if text else None

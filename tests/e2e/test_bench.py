@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bench import client
+from bench import client, link
 from bench.client import Result, Size, opponents, table, verdicts, write
+from bench.link import Measured
 from bench.proxies import Proxy, ProxyUnavailable, haproxy, read_proxies
-from bench.run import PARTITIONS, WANTED_RATIO, Measured, Rounds, judge, run, show
+from bench.rig import PATHS
 
 # A proxy that a file of the user's might name: passes bytes on, one connection per thread.
 _RELAY = """\
@@ -46,27 +47,64 @@ def _own_provider(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_own_provider")
-def test_every_link_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    results = run(megabytes=1, small_records=10 * PARTITIONS, rounds=Rounds(1, 0))
-    found = {(row.case, row.path) for row in results}
-    links = {"mirror, 1 KiB records", "mirror, 1-record batches"}
-    assert found == {(case, path) for case in links for path in ("librdkafka copy", "dialled", "reversed")}
-    for row in results:
-        assert row.records_per_s > 0
-        assert (row.ratio is None) == (row.path == "librdkafka copy")
-        assert row.cpu_s_per_gb is not None
-    show(results)
-    shown = capsys.readouterr().out
-    assert all(shown.count(case) == 3 for case in links)
-
-
-@pytest.mark.parametrize(("ratio", "code"), [(WANTED_RATIO, 0), (WANTED_RATIO - 0.01, 1)])
-def test_a_slow_link_is_an_error(tmp_path: Path, ratio: float, code: int) -> None:
-    copy = Measured("librdkafka copy", "mirror", 100.0, 100_000.0, 4.0, None)
-    results = [copy, replace(copy, path="dialled", ratio=ratio), replace(copy, path="reversed", ratio=0.5)]
+def test_every_link_is_measured(tmp_path: Path) -> None:
+    size = link.Size(
+        rounds=1,
+        warm_up=0,
+        megabytes=1,
+        small_records=1000,
+        single_records=800,
+        lag_rate=100,
+        lag_warm_up_s=0.5,
+        lag_s=0.5,
+        idle_partitions=20,
+        idle_s=0.4,
+        opponents=False,
+    )
+    results = link.run(size)
+    copies = {(case.name, path) for case in size.cases() for path in case.paths}
+    assert {(row.case, row.path) for row in results if row.mb_per_s is not None} == copies
+    assert {path for _, path in copies} == {"causeway", "causeway-reversed", "librdkafka-copy"}
+    assert all(row.records_per_s and row.cpu_s_per_gb for row in results if row.mb_per_s is not None)
+    lags = [row for row in results if row.case == "lag-100-per-s"]
+    assert [row.path for row in lags] == list(PATHS)
+    for row in lags:
+        assert row.lag_p50_ms is not None
+        assert row.lag_p99_ms is not None
+        assert row.lag_p50_ms <= row.lag_p99_ms
+    assert results[-1].idle_cpu_percent is not None
+    shown = link.table(results)
+    assert all(shown.count(f"{case.name} ") == len(case.paths) for case in size.cases())
     file = tmp_path / "bench" / "link.json"
-    assert judge(results, file) == code
+    link.write(results, file)
     assert [row["path"] for row in json.loads(file.read_text())] == [row.path for row in results]
+
+
+def test_promises_of_links_are_judged_by_the_same_run() -> None:
+    ours = Measured("causeway", "1KiB-none", mb_per_s=300.0, records_per_s=300_000, cpu_s_per_gb=2.0)
+    theirs = [
+        replace(ours, path="mirrormaker2-tuned", mb_per_s=100.0, cpu_s_per_gb=14.0),
+        replace(ours, path="mirrormaker2-exactly-once", mb_per_s=30.0),
+        replace(ours, path="kafka-follower", mb_per_s=200.0),
+        replace(ours, path="librdkafka-copy", mb_per_s=150.0),
+    ]
+    single = replace(ours, case="100B-none-single")
+    idle = Measured("causeway", "idle-2000", idle_cpu_percent=5.0)
+    lag = Measured("causeway", "lag", lag_p50_ms=3.0, lag_p99_ms=9.0)
+    slow = replace(lag, path="mirrormaker2-tuned", lag_p50_ms=4.0, lag_p99_ms=12.0)
+    kept = link.verdicts([ours, *theirs, single, idle, lag, slow])
+    assert len(kept) == 9
+    assert not [line for line in kept if "MISSED" in line]
+    for worse, missed in (
+        ([replace(ours, mb_per_s=140.0), *theirs], 4),
+        ([replace(ours, cpu_s_per_gb=4.0), *theirs], 1),
+        ([replace(single, records_per_s=90_000)], 1),
+        ([replace(idle, idle_cpu_percent=11.0)], 1),
+        ([replace(lag, lag_p99_ms=13.0), slow], 1),
+    ):
+        assert sum("MISSED" in line for line in link.verdicts(worse)) == missed
+    # What was not measured is not judged.
+    assert link.verdicts([ours]) == []
 
 
 # --- clients ----------------------------------------------------------------------------------------------
