@@ -124,9 +124,9 @@ class App:
             secret=_shared_secret(config),
         )
         self._scram_users = ScramUsers(self._store, static)
-        self._acls = current_acls(config, self._store)
         self._token_keys = TokenIssuers()
         secrets_key = config.state.secrets_key
+        self._acls = current_acls(config, self._store)
         self._links = Links(
             LinkServices(
                 cluster=self._cluster,
@@ -138,6 +138,7 @@ class App:
                 instance_id=str(uuid4()),
                 worker=worker,
                 all_have_read=self._all_have_read,
+                has_acls=self._acls is not None,
             )
         )
         self._topic_ids = TopicIds(self._cluster, is_reserved)

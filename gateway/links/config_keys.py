@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
+from gateway.links.acl_filters import parse_acl_filters
+
 
 class Type(Enum):
     """How a value is written."""
@@ -145,28 +147,6 @@ KEYS: Final[Mapping[str, ConfigKey]] = {
     key.name: key for key in (*_LINK, *_SECURITY, *map(_localised, _SECURITY))
 }
 
-_ACL_RESOURCES: Final = frozenset({"any", "cluster", "group", "topic", "transactionid", "delegationtoken"})
-_ACL_PATTERNS: Final = frozenset({"any", "match", "literal", "prefixed"})
-_ACL_OPERATIONS: Final = frozenset(
-    {
-        "any",
-        "all",
-        "read",
-        "write",
-        "create",
-        "delete",
-        "alter",
-        "describe",
-        "clusteraction",
-        "describeconfigs",
-        "alterconfigs",
-        "idempotentwrite",
-        "createtokens",
-        "describetokens",
-    }
-)
-_ACL_PERMISSIONS: Final = frozenset({"any", "allow", "deny"})
-
 
 def check_value(key: ConfigKey, value: str) -> str | None:
     """What is wrong with `value`, None if nothing is. Never quotes it."""
@@ -177,7 +157,9 @@ def check_value(key: ConfigKey, value: str) -> str | None:
             return "must be true or false"
         case Type.INT:
             return _check_number(key, value)
-        case Type.ACL_FILTERS | Type.GROUP_FILTERS | Type.TOPIC_FILTERS if value.strip():
+        case Type.ACL_FILTERS:
+            return _check_acl_filters(value)
+        case Type.GROUP_FILTERS | Type.TOPIC_FILTERS if value.strip():
             return _check_filters(key.type, value)
     return None
 
@@ -200,15 +182,13 @@ def _check_filters(kind: Type, value: str) -> str | None:
     except (ValueError, RecursionError) as error:
         return f"is not JSON: {error}"
     field = {
-        Type.ACL_FILTERS: "aclFilters",
         Type.GROUP_FILTERS: "groupFilters",
         Type.TOPIC_FILTERS: "topicFilters",
     }[kind]
     if not isinstance(parsed, dict) or set(parsed) != {field} or not isinstance(parsed[field], list):
         return f'must be a JSON object with the list "{field}" and nothing else'
-    check = _acl_filter_error if kind is Type.ACL_FILTERS else _name_filter_error
     for number, entry in enumerate(parsed[field], 1):
-        problem = check(entry) if isinstance(entry, dict) else "is not an object"
+        problem = _name_filter_error(entry) if isinstance(entry, dict) else "is not an object"
         if problem is not None:
             return f"entry {number} of {field} {problem}"
     return None
@@ -224,25 +204,12 @@ def _name_filter_error(entry: Mapping[str, Any]) -> str | None:
     ) or _choice_error(entry, "filterType", frozenset({"include", "exclude"}), needed=True)
 
 
-def _acl_filter_error(entry: Mapping[str, Any]) -> str | None:
-    if unknown := set(entry) - {"resourceFilter", "accessFilter"}:
-        return f"has the unknown field {min(unknown)}"
-    resource, access = entry.get("resourceFilter"), entry.get("accessFilter")
-    if not isinstance(resource, dict) or not isinstance(access, dict):
-        return "needs resourceFilter and accessFilter"
-    if unknown := set(resource) - {"resourceType", "patternType", "name"}:
-        return f"has the unknown field resourceFilter.{min(unknown)}"
-    if unknown := set(access) - {"principal", "operation", "permissionType", "host"}:
-        return f"has the unknown field accessFilter.{min(unknown)}"
-    for texts in (resource, access):
-        if any(not isinstance(value, str) for value in texts.values()):
-            return "has a value that is not a text"
-    return (
-        _choice_error(resource, "resourceType", _ACL_RESOURCES, needed=True)
-        or _choice_error(resource, "patternType", _ACL_PATTERNS, needed=False)
-        or _choice_error(access, "operation", _ACL_OPERATIONS, needed=False)
-        or _choice_error(access, "permissionType", _ACL_PERMISSIONS, needed=False)
-    )
+def _check_acl_filters(value: str) -> str | None:
+    try:
+        parse_acl_filters(value)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _choice_error(
@@ -251,7 +218,6 @@ def _choice_error(
     value = entry.get(field)
     if value is None and not needed:
         return None
-    # `describe_configs` and `DescribeConfigs` are the same operation to Kafka's tools.
-    if not isinstance(value, str) or value.lower().replace("_", "").replace("-", "") not in choices:
+    if not isinstance(value, str) or value.lower() not in choices:
         return f"needs a {field} out of {', '.join(sorted(choices))}"
     return None

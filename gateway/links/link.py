@@ -28,6 +28,7 @@ from gateway.links.requests import (
     MirrorView,
 )
 from gateway.links.runtime import LinkRuntime
+from gateway.state.acl_changes import drop_link, keep_for_admin
 from gateway.state.records import Delete, LinkRecord, MirrorRecord, MirrorStatus, Record, State
 from gateway.tasks import Tasks
 
@@ -158,8 +159,13 @@ class Links:
             raise errors.link_not_found(link_name)
         return record
 
-    async def delete_link(self, link_name: str, *, force: bool, validate_only: bool) -> None:
-        """Delete this half. Mirrors that have not stopped forbid it; `force` fails them over first."""
+    async def delete_link(
+        self, link_name: str, *, force: bool, validate_only: bool, drop_acls: bool = False
+    ) -> None:
+        """Delete this half. Mirrors that have not stopped forbid it; `force` fails them over first.
+
+        The ACLs that it has brought become the administrator's, or go with it if `drop_acls` is set.
+        """
         record = self._link(link_name)
         live = [m.mirror_topic_name for m in self._mirrors.of(record) if m.status is not MirrorStatus.STOPPED]
         if live and not force:
@@ -180,7 +186,12 @@ class Links:
             if alive:
                 # Made while the others were failed over.
                 raise errors.link_in_use(link_name, alive)
-            return [Delete("link", link_name), *(Delete("mirror", m.mirror_topic_name) for m in left)]
+            let_go = drop_link if drop_acls else keep_for_admin
+            return [
+                Delete("link", link_name),
+                *(Delete("mirror", m.mirror_topic_name) for m in left),
+                *let_go(state, link_name),
+            ]
 
         await self._mirrors.write(remove)
 

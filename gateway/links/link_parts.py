@@ -4,9 +4,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from gateway.links import errors
+from gateway.links.acl_sync import AclSync
 from gateway.links.attach import ServeBound, SourceHalf, Versions
 from gateway.links.config_effects import reconnects
 from gateway.links.configs import LinkConfig, is_sensitive, validate
+from gateway.links.link_tasks import Work
 from gateway.links.mirror_making import nobody_else
 from gateway.links.replicator import MirrorEvents, Replicator
 from gateway.links.runtime import LinkRuntime
@@ -36,6 +38,8 @@ class LinkServices:
     worker: Worker = ALONE
     # Returns when all other workers have read the state as it is now, or must not produce without it.
     all_have_read: Callable[[], Awaitable[None]] = nobody_else
+    # Whether clients of this gateway are held to ACLs at all.
+    has_acls: bool = True
 
 
 class LinkParts:
@@ -72,7 +76,9 @@ class LinkParts:
                 )
             )
         replicator = Replicator(record.link_name, source, self._cluster, record.filler_key, self._events)
-        return LinkRuntime(record, source=source, pool=pool, replicator=replicator)
+        acls = AclSync(record, source, self._services.store, enforced=self._services.has_acls)
+        works: dict[str, Work] = {acls.name: acls}
+        return LinkRuntime(record, source=source, pool=pool, replicator=replicator, works=works)
 
     def source_half(
         self, link_name: str, link_id: str | None, config: LinkConfig, local: Cluster

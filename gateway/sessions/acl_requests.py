@@ -8,12 +8,13 @@ cannot be deleted here: the answer names the link.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Protocol
 
 from kio.schema.errors import ErrorCode
 
-from gateway.state.acl_changes import add_for_admin, remove_for_admin
+from gateway.state.acl_changes import add_for_admin, kept_by, remove_for_admin
 from gateway.state.records import AclRecord, Delete, Record, State
 from gateway.state.store import Change, StateUnavailable
 from gateway.upstreams.metadata import nested_class
@@ -42,6 +43,14 @@ class UnknownElement(Exception):
     """The request has a code 0, UNKNOWN, for which a broker closes the connection."""
 
 
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """An ACL that was to be deleted; `kept` says why it is still there."""
+
+    record: AclRecord
+    kept: str | None
+
+
 class AclChanges:
     """The ACLs of the state, seen and changed by administrators."""
 
@@ -56,25 +65,29 @@ class AclChanges:
         """Has them all be there, those that were there included. StateUnavailable."""
         await self._store.update(lambda state: add_for_admin(state, acls))
 
-    async def delete(self, filters: Sequence[AclFilter]) -> list[list[AclRecord]]:
-        """What each filter meant; gone but for those that a link keeps. StateUnavailable."""
-        found: list[list[AclRecord]] = []
+    async def delete(self, filters: Sequence[AclFilter]) -> list[list[Deleted]]:
+        """What each filter meant, gone but for what a link keeps. StateUnavailable."""
+        found: list[list[Deleted]] = []
 
         def change(state: State) -> Sequence[Record | Delete]:
             found[:] = [
-                [record for record in state.acls.values() if wanted.matches(record.acl)] for wanted in filters
+                [
+                    Deleted(record, _kept(kept_by(state, record)))
+                    for record in state.acls.values()
+                    if wanted.matches(record.acl)
+                ]
+                for wanted in filters
             ]
-            return remove_for_admin(state, (record.acl for records in found for record in records))
+            return remove_for_admin(state, (each.record.acl for results in found for each in results))
 
         await self._store.update(change)
         return found
 
 
-def kept_by_links(record: AclRecord) -> str | None:
-    """Why an administrator cannot delete an ACL; None if nothing stands against it."""
-    if not record.link_names:
+def _kept(link_names: Sequence[str]) -> str | None:
+    if not link_names:
         return None
-    names = " and ".join(f"'{name}'" for name in record.link_names)
+    names = " and ".join(f"'{name}'" for name in link_names)
     return (
         f"The ACL is kept by cluster link {names}, which follows its source: delete it there, change"
         " acl.filters of the link, or set its acl.sync.enable to false"
@@ -248,7 +261,7 @@ def _created(version: int, results: Iterable[_Error | None]) -> bytes:
     )
 
 
-def _deleted(version: int, results: Iterable[_Error | list[AclRecord]]) -> bytes:
+def _deleted(version: int, results: Iterable[_Error | list[Deleted]]) -> bytes:
     made = response_class(ApiKey.DELETE_ACLS, version)
     result, entry = nested_class(made, "DeleteAclsFilterResult"), nested_class(made, "DeleteAclsMatchingAcl")
     shown = []
@@ -256,16 +269,16 @@ def _deleted(version: int, results: Iterable[_Error | list[AclRecord]]) -> bytes
         if not isinstance(each, list):
             shown.append(_coded(result, each, matching_acls=()))
             continue
-        matching = tuple(_matching(entry, record) for record in each)
+        matching = tuple(_matching(entry, found) for found in each)
         shown.append(_coded(result, None, matching_acls=matching))
     return encode_response(made(throttle_time=timedelta(), filter_results=tuple(shown)))
 
 
-def _matching(made: Any, record: AclRecord) -> Any:
-    kept = kept_by_links(record)
+def _matching(made: Any, found: Deleted) -> Any:
+    record = found.record
     return _coded(
         made,
-        None if kept is None else (ErrorCode.invalid_request, kept),
+        None if found.kept is None else (ErrorCode.invalid_request, found.kept),
         resource_type=record.resource_type,
         resource_name=record.resource_name,
         pattern_type=record.pattern_type,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from gateway.state.records import AclRecord, Delete, Record, State, acl_key
-from protocol.acls import Acl
+from gateway.state.records import AclRecord, Delete, LinkRecord, Record, State, acl_key
+from protocol.acls import Acl, Permission
 
 
 def add_for_admin(state: State, acls: Iterable[Acl]) -> list[Record | Delete]:
@@ -21,28 +21,42 @@ def add_for_admin(state: State, acls: Iterable[Acl]) -> list[Record | Delete]:
     return list(changes.values())
 
 
+def kept_by(state: State, record: AclRecord) -> list[str]:
+    """The links that would bring an ACL back if it were deleted by hand: those that sync ACLs."""
+    return [name for name in record.link_names if _syncs_acls(state.links.get(name))]
+
+
 def remove_for_admin(state: State, acls: Iterable[Acl]) -> list[Record | Delete]:
-    """What an administrator wants no longer; those of links are not to be asked for."""
+    """What an administrator wants no longer; what a link keeps stays, whoever wants it besides."""
     keys = dict.fromkeys(map(acl_key, acls))
-    return [Delete("acl", key) for key in keys if key in state.acls and not state.acls[key].link_names]
+    return [Delete("acl", key) for key in keys if key in state.acls and not kept_by(state, state.acls[key])]
 
 
 def follow_link(state: State, link_name: str, acls: Iterable[Acl]) -> list[Record | Delete]:
-    """What makes the ACLs of a link these, and no others: nobody else's go."""
+    """What makes the ACLs of a link these, and no others: nobody else's go.
+
+    Never in between is more allowed than before or after: what denies comes first and goes last.
+    """
     wanted = {acl_key(acl): acl for acl in acls}
-    changes = list(_release(state, link_name, wanted))
+    coming: list[AclRecord] = []
     for key, acl in wanted.items():
         record = state.acls.get(key)
         if record is None:
-            changes.append(AclRecord.of(acl, admin=False, link_names=(link_name,)))
+            coming.append(AclRecord.of(acl, admin=False, link_names=(link_name,)))
         elif link_name not in record.link_names:
-            changes.append(AclRecord.of(acl, admin=record.admin, link_names=(*record.link_names, link_name)))
-    return changes
+            coming.append(AclRecord.of(acl, admin=record.admin, link_names=(*record.link_names, link_name)))
+    going = list(_release(state, link_name, wanted))
+    return [
+        *(change for change in coming if change.permission is Permission.DENY),
+        *(change for denies, change in going if not denies),
+        *(change for change in coming if change.permission is not Permission.DENY),
+        *(change for denies, change in going if denies),
+    ]
 
 
 def drop_link(state: State, link_name: str) -> list[Record | Delete]:
     """What lets go of the ACLs of a link: those that nobody else wants go with it."""
-    return list(_release(state, link_name, {}))
+    return [change for _, change in _release(state, link_name, {})]
 
 
 def keep_for_admin(state: State, link_name: str) -> list[Record | Delete]:
@@ -54,16 +68,23 @@ def keep_for_admin(state: State, link_name: str) -> list[Record | Delete]:
     ]
 
 
-def _release(state: State, link_name: str, wanted: Mapping[str, Acl]) -> Iterator[Record | Delete]:
+def _release(
+    state: State, link_name: str, wanted: Mapping[str, Acl]
+) -> Iterator[tuple[bool, Record | Delete]]:
+    """Whether an ACL denies, and what lets go of it."""
     for key, record in state.acls.items():
         if link_name not in record.link_names or key in wanted:
             continue
-        others = _others(record, link_name)
+        others, denies = _others(record, link_name), record.permission is Permission.DENY
         if record.admin or others:
-            yield AclRecord.of(record.acl, admin=record.admin, link_names=others)
+            yield denies, AclRecord.of(record.acl, admin=record.admin, link_names=others)
         else:
-            yield Delete("acl", key)
+            yield denies, Delete("acl", key)
 
 
 def _others(record: AclRecord, link_name: str) -> list[str]:
     return [name for name in record.link_names if name != link_name]
+
+
+def _syncs_acls(link: LinkRecord | None) -> bool:
+    return link is not None and link.configs.get("acl.sync.enable", "false").lower() == "true"

@@ -1,4 +1,4 @@
-"""One transaction on the state topic: fence the others, then append a batch that is committed or never seen.
+"""One transaction on the state topic: fence the others, then append what is committed or never seen.
 
 Clients retry inside a transaction. This one does not: whatever goes wrong, its owner begins a new one, which
 aborts what is left of this (KIP-98, InitProducerId with a transactional id).
@@ -7,7 +7,7 @@ aborts what is left of this (KIP-98, InitProducerId with a transactional id).
 import asyncio
 import datetime
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,6 +31,9 @@ _PRODUCE_TIMEOUT: Final = i32Timedelta.parse(datetime.timedelta(seconds=5))
 _TRANSACTION_TIMEOUT: Final = i32Timedelta.parse(datetime.timedelta(seconds=10))
 # The coordinator is still writing the markers of the transaction before: a matter of milliseconds.
 _MARKERS_S: Final = 0.01
+# Half of what a broker takes by default (`message.max.bytes`); a record's headers and lengths are little.
+_MAX_BATCH_BYTES: Final = 500_000
+_RECORD_OVERHEAD: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +70,20 @@ class Transaction:
         After a ClusterError it may be committed all the same: the answer may have been lost.
         """
         now_ms = time.time_ns() // 1_000_000
-        batch = build_batch(
-            [Record(delta, now_ms, key, value, tuple(headers)) for delta, (key, value) in enumerate(changes)],
-            producer_id=self.producer_id,
-            producer_epoch=self.producer_epoch,
-            base_sequence=0,
-            transactional=True,
-        )
         async with client.exclusive():
             await self._add_partition(client, topic)
-            base_offset = await self._append(client, topic, batch)
+            sequence = base_offset = count = 0
+            for part in _parts(changes):
+                count = len(part)
+                batch = build_batch(
+                    [Record(at, now_ms, key, value, tuple(headers)) for at, (key, value) in enumerate(part)],
+                    producer_id=self.producer_id,
+                    producer_epoch=self.producer_epoch,
+                    base_sequence=sequence,
+                    transactional=True,
+                )
+                base_offset = await self._append(client, topic, batch)
+                sequence += count
             request = EndTxnRequest(
                 transactional_id=TransactionalId(self.transactional_id),
                 producer_id=ProducerId(self.producer_id),
@@ -85,7 +92,7 @@ class Transaction:
             )
             answer = await client.send(request, node_id=self.coordinator_id)
             check(answer.error_code, f"committing a write to topic {topic}")
-            return base_offset + len(changes) - 1
+            return base_offset + count - 1
 
     async def _add_partition(self, client: KafkaClient, topic: str) -> None:
         request = AddPartitionsToTxnRequest(
@@ -110,6 +117,22 @@ class Transaction:
         answer = (await client.send(request, node_id=leader_id)).responses[0].partition_responses[0]
         check(answer.error_code, f"writing to topic {topic}: {answer.error_message}")
         return int(answer.base_offset)
+
+
+def _parts(
+    changes: Sequence[tuple[bytes, bytes | None]],
+) -> Iterator[list[tuple[bytes, bytes | None]]]:
+    """The changes, as many at a time as a broker takes in one batch."""
+    part: list[tuple[bytes, bytes | None]] = []
+    size = 0
+    for key, value in changes:
+        added = len(key) + len(value or b"") + _RECORD_OVERHEAD
+        if part and size + added > _MAX_BATCH_BYTES:
+            yield part
+            part, size = [], 0
+        part.append((key, value))
+        size += added
+    yield part
 
 
 async def _patient(client: KafkaClient, request: Any, node_id: int) -> Any:

@@ -13,6 +13,7 @@ from confluent_kafka.admin._resource import ResourceType
 
 from compose.kafka import KafkaCluster
 from gateway.config import SecurityConfig
+from gateway.state.acl_changes import follow_link
 from gateway.state.kafka_client import ClusterError, KafkaClient
 from gateway.state.records import Delete, Record, ScramKeys, State, StateFormatError, UserRecord
 from gateway.state.store import StateUnavailable, Store
@@ -22,6 +23,7 @@ from gateway.upstreams.dialer import Security
 from protocol.records import Record as KafkaRecord
 from protocol.records import build_batch
 from tests.conftest import Clusters
+from tests.gateway.security.acl_cases import acl
 
 
 def user(name: str, count: int = 0) -> UserRecord:
@@ -103,6 +105,21 @@ async def test_writes_and_deletions_are_seen_here_and_by_others(
         assert one.staleness_s < 10
     async with started(kafka_430.bootstrap, topic) as late:
         assert set(late.state.users) == {"b"}
+
+
+async def test_a_large_change_is_written_as_one(
+    kafka_430: KafkaCluster, unique_name: Callable[[], str]
+) -> None:
+    """Ten thousand ACLs, more than a broker takes in one batch, and every one of them gone again."""
+    acls = [acl(f"allow read topic literal topic-{at} User:somebody-with-a-name *") for at in range(10_000)]
+    topic = unique_name()
+    async with started(kafka_430.bootstrap, topic) as writer, started(kafka_430.bootstrap, topic) as reader:
+        state = await writer.update(lambda state: follow_link(state, "L", acls))
+        assert len(state.acls) == len(acls)
+        assert (await reader.read_to_end()).acls == state.acls
+        state = await writer.update(lambda state: follow_link(state, "L", acls[:1]))
+        assert (await reader.read_to_end()).acls == state.acls
+        assert len(state.acls) == 1
 
 
 async def test_the_state_knows_whose_it_is(kafka_430: KafkaCluster, unique_name: Callable[[], str]) -> None:

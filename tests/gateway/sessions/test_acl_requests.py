@@ -14,6 +14,7 @@ from protocol.acls import Acl, Operation, PatternType, ResourceType
 from protocol.api_keys import ApiKey
 from protocol.messages import decode_response
 from tests.e2e.raw_client import make
+from tests.fakes.links import link_record
 from tests.fakes.store import FakeStore
 from tests.gateway.security.acl_cases import acl
 
@@ -207,6 +208,7 @@ async def test_codes_that_nobody_knows_mean_nothing() -> None:
 
 async def test_an_acl_of_a_link_is_not_deleted_by_hand() -> None:
     here = Here(ONE)
+    here.store._apply([link_record("cloud-link").model_copy(update={"configs": {"acl.sync.enable": "true"}})])
     here.store._apply(follow_link(here.store.state, "cloud-link", [TWO]))
     answer = await here.ask(ApiKey.DELETE_ACLS, filters=[wanted()])
     results = {each.principal: each for each in answer.filter_results[0].matching_acls}
@@ -220,6 +222,17 @@ async def test_an_acl_of_a_link_is_not_deleted_by_hand() -> None:
     answer = await here.ask(ApiKey.DELETE_ACLS, filters=[wanted(principal_filter="User:b")])
     assert answer.filter_results[0].matching_acls[0].error_code == ErrorCode.invalid_request
     assert TWO in here.acls
+
+
+async def test_an_acl_of_a_link_that_no_longer_syncs_may_be_deleted() -> None:
+    here = Here()
+    here.store._apply(
+        [link_record("cloud-link").model_copy(update={"configs": {"acl.sync.enable": "false"}})]
+    )
+    here.store._apply(follow_link(here.store.state, "cloud-link", [TWO]))
+    answer = await here.ask(ApiKey.DELETE_ACLS, filters=[wanted()])
+    assert answer.filter_results[0].matching_acls[0].error_code == ErrorCode.none
+    assert here.acls == set()
 
 
 async def test_a_state_that_cannot_be_written_is_said() -> None:

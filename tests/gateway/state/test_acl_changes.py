@@ -9,8 +9,18 @@ from gateway.state.acl_changes import (
     keep_for_admin,
     remove_for_admin,
 )
-from gateway.state.records import AclRecord, Delete, Record, State, acl_key, decode_change, encode_change
+from gateway.state.records import (
+    AclRecord,
+    Delete,
+    Record,
+    State,
+    acl_key,
+    decode_change,
+    encode_change,
+    key_of,
+)
 from protocol.acls import Acl
+from tests.fakes.links import link_record
 from tests.gateway.security.acl_cases import acl
 
 ONE = acl("allow read topic literal t User:a *")
@@ -48,6 +58,7 @@ def test_an_acl_of_both_stays_when_the_link_lets_go() -> None:
     state = _apply(State(), follow_link(State(), "L", [ONE]))
     state = _apply(state, add_for_admin(state, [ONE]))
     assert _owners(state) == {ONE: (True, ("L",))}
+    state = _apply(state, [link_record("L").model_copy(update={"configs": {"acl.sync.enable": "true"}})])
     assert remove_for_admin(state, [ONE]) == []
     state = _apply(state, drop_link(state, "L"))
     assert _owners(state) == {ONE: (True, ())}
@@ -61,6 +72,19 @@ def test_an_acl_of_two_links_goes_with_the_last() -> None:
     assert _owners(state) == {ONE: (False, ("M",))}
     state = _apply(state, drop_link(state, "M"))
     assert _owners(state) == {}
+
+
+def test_what_denies_comes_first_and_goes_last() -> None:
+    deny, other_deny = acl("deny all topic literal a User:* *"), acl("deny all topic literal b User:* *")
+    allow, other_allow = acl("allow all topic literal a User:* *"), acl("allow all topic literal b User:* *")
+    state = _apply(State(), follow_link(State(), "L", [deny, allow]))
+    changes = follow_link(state, "L", [other_allow, other_deny])
+    assert [change.name if isinstance(change, Delete) else key_of(change)[1] for change in changes] == [
+        acl_key(other_deny),
+        acl_key(allow),
+        acl_key(other_allow),
+        acl_key(deny),
+    ]
 
 
 def test_what_a_link_leaves_may_become_the_administrators() -> None:
