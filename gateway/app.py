@@ -34,6 +34,7 @@ from gateway.complaints import Complaints
 from gateway.config import Config, ListenerConfig, ProxyProtocol
 from gateway.links.attach import ServeBound
 from gateway.links.link import Links, LinkServices
+from gateway.links.local_groups import LocalGroups
 from gateway.links.mirror_topics import MirrorTopics
 from gateway.links.shown_mirrors import ShownMirrors
 from gateway.listeners.admission import Admission
@@ -125,12 +126,14 @@ class App:
         )
         self._scram_users = ScramUsers(self._store, static)
         self._token_keys = TokenIssuers()
+        self._local_groups = LocalGroups(self._store)
         secrets_key = config.state.secrets_key
         self._acls = current_acls(config, self._store)
         self._links = Links(
             LinkServices(
                 cluster=self._cluster,
                 store=self._store,
+                local_groups=self._local_groups,
                 secrets=Secrets(secrets_key.get_secret_value() if secrets_key else None),
                 bootstrap_servers=config.cluster.bootstrap_servers,
                 serve_bound=self._serve_bound,
@@ -194,6 +197,7 @@ class App:
         log.info("gateway.draining", timeout_ms=self._config.drain_timeout_ms)
         await self._close_listeners(self._config.drain_timeout_ms / 1000)
         await self._links.close()
+        await self._local_groups.close()
         server.should_exit = True
         await asyncio.wait({serving_admin}, timeout=_ADMIN_STOP_S)
         await self._peers.close()
@@ -330,6 +334,7 @@ class App:
             versions=self._versions,
             topic_ids=self._topic_ids,
             mirrors=self._mirrors,
+            commits=self._local_groups,
             shown=self._shown.current,
             limits=self._config.limits,
             super_users=frozenset(self._config.super_users),

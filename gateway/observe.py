@@ -146,6 +146,30 @@ link_task_seconds = Gauge(
     ["link", "task"],
     registry=registry,
 )
+group_offsets_committed = Counter(
+    "causeway_group_offsets_committed",
+    "Offsets of source groups committed here, one for each group and partition.",
+    ["link"],
+    registry=registry,
+)
+groups_synced = Gauge(
+    "causeway_groups_synced",
+    "Groups with offsets of mirrored topics in the last run of ConsumerOffsetSync.",
+    ["link"],
+    registry=registry,
+)
+groups_local = Gauge(
+    "causeway_groups_local",
+    "Groups of a link that go on here and are left alone.",
+    ["link"],
+    registry=registry,
+)
+groups_ahead = Gauge(
+    "causeway_groups_ahead",
+    "Groups that are further here than at their source, without being known as local, in the last run.",
+    ["link"],
+    registry=registry,
+)
 
 
 def api_name(api_key: int) -> str:

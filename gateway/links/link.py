@@ -187,9 +187,11 @@ class Links:
                 # Made while the others were failed over.
                 raise errors.link_in_use(link_name, alive)
             let_go = drop_link if drop_acls else keep_for_admin
+            groups = [k for k, g in state.groups.items() if g.cluster_link_id == record.cluster_link_id]
             return [
                 Delete("link", link_name),
                 *(Delete("mirror", m.mirror_topic_name) for m in left),
+                *(Delete("group", name) for name in groups),
                 *let_go(state, link_name),
             ]
 

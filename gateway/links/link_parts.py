@@ -9,7 +9,9 @@ from gateway.links.attach import ServeBound, SourceHalf, Versions
 from gateway.links.config_effects import reconnects
 from gateway.links.configs import LinkConfig, is_sensitive, validate
 from gateway.links.link_tasks import Work
+from gateway.links.local_groups import LocalGroups
 from gateway.links.mirror_making import nobody_else
+from gateway.links.offset_sync import ConsumerOffsetSync
 from gateway.links.replicator import MirrorEvents, Replicator
 from gateway.links.runtime import LinkRuntime
 from gateway.peers import ALONE, Worker
@@ -27,6 +29,7 @@ class LinkServices:
 
     cluster: Cluster
     store: Store
+    local_groups: LocalGroups
     secrets: Secrets
     # How this gateway gets into the fronted cluster, used by a source half without `local.*`.
     bootstrap_servers: Sequence[str]
@@ -77,8 +80,19 @@ class LinkParts:
             )
         replicator = Replicator(record.link_name, source, self._cluster, record.filler_key, self._events)
         acls = AclSync(record, source, self._services.store, enforced=self._services.has_acls)
-        works: dict[str, Work] = {acls.name: acls}
-        return LinkRuntime(record, source=source, pool=pool, replicator=replicator, works=works)
+        offsets = ConsumerOffsetSync(
+            record.link_name,
+            record.cluster_link_id,
+            source,
+            self._cluster,
+            self._services.store,
+            self._services.local_groups,
+            replicator.mirrors.values,
+        )
+        works: dict[str, Work] = {acls.name: acls, offsets.name: offsets}
+        return LinkRuntime(
+            record, source=source, pool=pool, replicator=replicator, offset_sync=offsets, works=works
+        )
 
     def source_half(
         self, link_name: str, link_id: str | None, config: LinkConfig, local: Cluster

@@ -20,7 +20,9 @@ from gateway.links.configs import LinkConfig
 from gateway.links.errors import LinkError
 from gateway.links.requests import TaskError, TaskState, TaskView
 from gateway.state.records import LinkRecord
+from gateway.state.store import StateUnavailable
 from gateway.upstreams.errors import AuthenticationFailed, KafkaError
+from protocol.errors import ProtocolError
 
 # The contract's codes, and, as its enums are open, some of ours.
 AUTHENTICATION_ERROR: Final = "AUTHENTICATION_ERROR"
@@ -48,7 +50,7 @@ _UNAUTHORIZED: Final = frozenset(
 )
 
 # What is no fault of the program.
-_EXPECTED: Final = (LinkError, *TRANSPORT_ERRORS)
+_EXPECTED: Final = (LinkError, StateUnavailable, *TRANSPORT_ERRORS)
 
 log = structlog.get_logger(__name__)
 
@@ -56,10 +58,15 @@ log = structlog.get_logger(__name__)
 class Work(Protocol):
     """What a task does. Runs of one task never overlap; each may be cancelled at any await."""
 
-    # As the REST contract has it.
-    name: str
-    # The config with the time from the beginning of one run to that of the next, in ms.
-    interval_key: str
+    @property
+    def name(self) -> str:
+        """As the REST contract has it."""
+        ...
+
+    @property
+    def interval_key(self) -> str:
+        """The config with the time from the beginning of one run to that of the next, in ms."""
+        ...
 
     def is_on(self, config: LinkConfig) -> bool:
         """Whether the link's configs ask for it."""
@@ -179,6 +186,10 @@ class LinkTask:
         interval_s = config.number(self._work.interval_key) / 1000
         return max(interval_s - took_s, min(interval_s, took_s * _BREATH))
 
+    async def run_once_if_on(self) -> Sequence[TaskError]:
+        """As `run_once`, if it runs at all with the configs as they are."""
+        return await self.run_once() if self._may_run(self._config) else ()
+
     async def run_once(self) -> Sequence[TaskError]:
         """Run now, after the run that is under way if there is one; what could not be done."""
         async with self._running:
@@ -216,13 +227,15 @@ def error_of(error: BaseException, patience: str = "in time") -> TaskError:
     match error:
         case LinkError():
             return TaskError(INTERNAL_ERROR, error.message)
+        case StateUnavailable():
+            return TaskError(INTERNAL_ERROR, text)
         case KafkaError() if error.code in _UNAUTHORIZED:
             return TaskError(AUTHORIZATION_ERROR, text)
         case AuthenticationFailed():
             return TaskError(AUTHENTICATION_ERROR, text)
         case TimeoutError():
             return TaskError(TIMEOUT_ERROR, f"no answer {patience}" + (f": {error}" if str(error) else ""))
-        case KafkaError():
+        case KafkaError() | ProtocolError():
             return TaskError(INTERNAL_ERROR, text)
         case _ if isinstance(error, TRANSPORT_ERRORS):
             return TaskError(UNREACHABLE_ERROR, text)

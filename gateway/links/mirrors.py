@@ -9,6 +9,7 @@ import structlog
 from gateway.links import errors
 from gateway.links.board import TRANSPORT_ERRORS
 from gateway.links.errors import LinkError
+from gateway.links.link_tasks import TIMEOUT_ERROR, UNREACHABLE_ERROR
 from gateway.links.mirror_commands import MirrorCommands, as_seen
 from gateway.links.mirror_making import TOPIC_SETTLE_S, UNKNOWN_TOPIC, MirrorMaker, known_configs, nobody_else
 from gateway.links.mirror_notes import Change, MirrorNotes
@@ -135,6 +136,8 @@ class Mirrors(MirrorNotes):
 
     async def stopped(self, mirror: MirrorRecord, stop_offsets: Mapping[int, int]) -> None:
         """The barriers are written, there: give the topic its own configs, and let clients write."""
+        if not mirror.failover:
+            await self._sync_once_more(mirror)
         configs = promoted_configs(mirror, await known_configs(self._cluster))
         await alter_topic_configs(self._cluster, mirror.mirror_topic_name, configs)
         await self.change(
@@ -144,6 +147,20 @@ class Mirrors(MirrorNotes):
             stop_offsets=dict(stop_offsets),
             state_time_ms=_now_ms(),
         )
+
+    async def _sync_once_more(self, mirror: MirrorRecord) -> None:
+        """What follows the data is to be as it is at the source; LinkError if that is away."""
+        runtime = self._runtimes.get(mirror.link_name)
+        for error in await runtime.last_syncs() if runtime is not None else ():
+            if error.error_code in (UNREACHABLE_ERROR, TIMEOUT_ERROR):
+                raise errors.state_unavailable(f"the last sync before the promote: {error.error_message}")
+            # Waiting changes nothing about these, and the task has been showing them.
+            log.warning(
+                "promoted_without_sync",
+                topic=mirror.mirror_topic_name,
+                code=error.error_code,
+                error=error.error_message,
+            )
 
     async def change(
         self, mirror: MirrorRecord, when: Callable[[MirrorRecord], bool], **update: object

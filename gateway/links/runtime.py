@@ -6,11 +6,13 @@ from dataclasses import replace
 
 from gateway.links.attach import SourceHalf
 from gateway.links.link_tasks import TIMEOUT_ERROR, UNREACHABLE_ERROR, LinkTask, Work, config_of
+from gateway.links.offset_sync import ConsumerOffsetSync
 from gateway.links.replicator import Replicator
-from gateway.links.requests import LinkErrorKind, LinkState, TaskState, TaskView
+from gateway.links.requests import LinkErrorKind, LinkState, TaskError, TaskState, TaskView
 from gateway.links.settings import LinkSettings
 from gateway.links.sync_tasks import TASK_NAMES, sync_tasks
 from gateway.state.records import LinkRecord, UserRecord
+from gateway.state.shared_answer import SharedAnswer
 from gateway.tasks import Tasks
 from gateway.upstreams.cluster import Cluster
 from gateway.upstreams.parked import ParkedPool
@@ -27,6 +29,7 @@ class LinkRuntime:
         pool: ParkedPool | None = None,
         replicator: Replicator | None = None,
         source_half: SourceHalf | None = None,
+        offset_sync: ConsumerOffsetSync | None = None,
         works: Mapping[str, Work] | None = None,
     ) -> None:
         self.record = record
@@ -35,10 +38,12 @@ class LinkRuntime:
         self.pool = pool
         self.replicator = replicator
         self.source_half = source_half
+        self.offset_sync = offset_sync
         # The link's owner as it was when the state was last followed; None: a user that is not in the state.
         self.owner_user: UserRecord | None = None
         self._tasks = Tasks(f"link {record.link_name}")
         self._started = time.monotonic()
+        self._last_syncs = SharedAnswer(self._run_tasks_once, self._tasks)
         self.link_tasks: list[LinkTask] = []
         if replicator is not None:
             self.link_tasks = sync_tasks(record, works or {}, self._held_back)
@@ -58,6 +63,16 @@ class LinkRuntime:
         self.settings = LinkSettings.of(config_of(record))
         for task in self.link_tasks:
             task.follow(record)
+
+    async def last_syncs(self) -> list[TaskError]:
+        """Run every task that is on once more, as a mirror topic is about to stop; what could not be done.
+
+        Topics that stop at the same time share a run that has begun after all of them asked.
+        """
+        return await self._last_syncs.get()
+
+    async def _run_tasks_once(self) -> list[TaskError]:
+        return [error for task in self.link_tasks for error in await task.run_once_if_on()]
 
     async def close(self) -> None:
         """Stop everything and close every connection of the link. Idempotent."""

@@ -14,9 +14,6 @@ _NOT_THERE_YET: Final[Mapping[str, Work]] = {
     "AutoCreateMirror": NotThereYet(
         "AutoCreateMirror", "auto.create.mirror.topics.enable", "metadata.max.age.ms"
     ),
-    "ConsumerOffsetSync": NotThereYet(
-        "ConsumerOffsetSync", "consumer.offset.sync.enable", "consumer.offset.sync.ms"
-    ),
     "TopicConfigsSync": NotThereYet("TopicConfigsSync", None, "topic.config.sync.ms"),
 }
 

@@ -303,6 +303,31 @@ class ClientGate:
 
         return Forward(decision.frame, finish)
 
+    # --- groups ----------------------------------------------------------------------------------------
+
+    async def _commit_offsets(self, header: RequestHeader, frame: bytearray) -> Decision:
+        """OffsetCommit, TxnOffsetCommit: a group that commits here is no longer a link's to move."""
+        commits = self._services.commits
+        if commits is not None and commits.watching:
+            request = self._decode(header, frame)
+            offsets = {
+                getattr(topic, "name", None) or topic.topic_id: {
+                    int(p.partition_index): int(p.committed_offset) for p in topic.partitions
+                }
+                for topic in request.topics
+            }
+            try:
+                await commits.before_commit(request.group_id, offsets)
+            except StateUnavailable as error:
+                self._log.warning("state.unknown", error=str(error))
+                observe.refusals.labels(observe.api_name(header.api_key), "state").inc()
+                return Reply(
+                    local_replies.offsets_not_committed(request, ErrorCode.coordinator_not_available)
+                )
+        if self._may_name_reserved(frame):
+            return self._substitute(header, frame)
+        return Forward(frame, self._responses.finish(header.api_key, header.api_version))
+
     # --- reserved names --------------------------------------------------------------------------------
 
     async def _init_producer_id(self, header: RequestHeader, frame: bytearray) -> Decision:
@@ -395,6 +420,8 @@ _STEPS: Final[dict[int, _Step]] = {
     ApiKey.ALTER_CONFIGS: ClientGate._alter_configs,
     ApiKey.INCREMENTAL_ALTER_CONFIGS: ClientGate._alter_configs,
     ApiKey.DELETE_TOPICS: ClientGate._delete_topics,
+    ApiKey.OFFSET_COMMIT: ClientGate._commit_offsets,
+    ApiKey.TXN_OFFSET_COMMIT: ClientGate._commit_offsets,
     ApiKey.INIT_PRODUCER_ID: ClientGate._init_producer_id,
     ApiKey.CONSUMER_GROUP_HEARTBEAT: ClientGate._consumer_group_heartbeat,
     ApiKey.STREAMS_GROUP_HEARTBEAT: ClientGate._streams_group_heartbeat,

@@ -1,13 +1,15 @@
 """Bodies of the responses that the gateway gives itself, but for ApiVersions, which `protocol` has.
 
 SaslHandshake 0–1, SaslAuthenticate 0–2 (KIP-43, KIP-152, KIP-368), and refusals of InitProducerId,
-LinkAttach, ConsumerGroupHeartbeat and StreamsGroupHeartbeat.
+LinkAttach, OffsetCommit, TxnOffsetCommit, ConsumerGroupHeartbeat and StreamsGroupHeartbeat.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import fields
 from datetime import timedelta
+from typing import Any, get_args, get_type_hints
 
 from kio.schema.errors import ErrorCode
 
@@ -42,6 +44,30 @@ def init_producer_id(version: int, error: ErrorCode) -> bytes:
     return encode_response(
         made(throttle_time=timedelta(), error_code=error, producer_id=-1, producer_epoch=-1)
     )
+
+
+def offsets_not_committed(request: Any, error: ErrorCode) -> bytes:
+    """The answer to an OffsetCommit or TxnOffsetCommit of which nothing was committed."""
+    made = response_class(request.__api_key__, request.__version__)
+    topic_class, partition_class = _classes_of(made)
+    names = {field.name for field in fields(topic_class)}
+    topics = tuple(
+        topic_class(
+            partitions=tuple(
+                partition_class(partition_index=p.partition_index, error_code=error) for p in topic.partitions
+            ),
+            **({"name": topic.name} if "name" in names else {"topic_id": topic.topic_id}),
+        )
+        for topic in request.topics
+    )
+    throttle = {"throttle_time": timedelta()} if "throttle_time" in {f.name for f in fields(made)} else {}
+    return encode_response(made(topics=topics, **throttle))
+
+
+def _classes_of(made: Any) -> tuple[Any, Any]:
+    (topic_class, _) = get_args(get_type_hints(made)["topics"])
+    (partition_class, _) = get_args(get_type_hints(topic_class)["partitions"])
+    return topic_class, partition_class
 
 
 def regular_expression_refused(version: int) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 from uuid import UUID
@@ -56,6 +56,19 @@ class MirrorGuard(Protocol):
         ...
 
 
+class CommitGuard(Protocol):
+    """What is told of offsets that clients commit; topics are named by name or id."""
+
+    @property
+    def watching(self) -> bool:
+        """Whether there is anything to be told at all."""
+        ...
+
+    async def before_commit(self, group: str, offsets: Mapping[str | UUID, Mapping[int, int]]) -> None:
+        """Returns when the commit may go to the broker; StateUnavailable if it may not for now."""
+        ...
+
+
 class AttachHandler(Protocol):
     """The destination side of source-initiated links."""
 
@@ -85,6 +98,7 @@ class SessionServices:
     versions: VersionCache
     topic_ids: TopicIds
     mirrors: MirrorGuard
+    commits: CommitGuard | None = None
     shown: ShownNow = no_mirrors
     limits: LimitsConfig
     super_users: frozenset[str] = frozenset()

@@ -1,6 +1,6 @@
-"""The records of the state topic: one JSON object per link, mirror topic, user and ACL, newest per key.
+"""The records of the state topic: one JSON object per link, mirror topic, user, ACL and group.
 
-One more says whose state this is: the id of the cluster for which it is kept.
+The newest record of a key counts. One more says whose state this is: the id of the cluster for which it is kept.
 
 A record's key is `{"kind": ..., "name": ...}`, its value the model below, a null value deletes it.
 Every value carries the version of its form. A gateway refuses a form that it does not know rather
@@ -215,6 +215,27 @@ def acl_key(acl: Acl) -> str:
     return json.dumps([*codes, acl.principal, acl.host, acl.name], separators=(",", ":"))
 
 
+class LocalReason(StrEnum):
+    """Why a group is no longer taken over from a link's source."""
+
+    COMMITTED = "COMMITTED"
+    MEMBERS = "MEMBERS"
+    MOVED = "MOVED"
+
+
+class GroupRecord(_Form):
+    """A consumer group that goes on here: the link no longer writes its offsets."""
+
+    version: Literal[1] = 1
+    cluster_link_id: str
+    # Its name here, with the link's prefix if groups have that.
+    group: str
+    reason: LocalReason
+    since_ms: int
+    # What it was about to commit when this was written: mirror topic to partition to offset.
+    offsets: dict[str, dict[int, int]] = Field(default_factory=dict)
+
+
 class ClusterRecord(_Form):
     """The cluster that this state belongs to."""
 
@@ -222,8 +243,8 @@ class ClusterRecord(_Form):
     cluster_id: str
 
 
-Record = LinkRecord | MirrorRecord | UserRecord | AclRecord | ClusterRecord
-Kind = Literal["link", "mirror", "user", "acl", "cluster"]
+Record = LinkRecord | MirrorRecord | UserRecord | AclRecord | GroupRecord | ClusterRecord
+Kind = Literal["link", "mirror", "user", "acl", "group", "cluster"]
 
 # There is one only.
 _CLUSTER: Final = "id"
@@ -232,6 +253,7 @@ _FORMS: Mapping[str, type[Record]] = {
     "mirror": MirrorRecord,
     "user": UserRecord,
     "acl": AclRecord,
+    "group": GroupRecord,
     "cluster": ClusterRecord,
 }
 
@@ -242,6 +264,11 @@ class Delete:
 
     kind: Kind
     name: str
+
+
+def group_key(cluster_link_id: str, group: str) -> str:
+    """The name under which a link's local group is kept."""
+    return f"{cluster_link_id}/{group}"
 
 
 def key_of(record: Record) -> tuple[Kind, str]:
@@ -255,6 +282,8 @@ def key_of(record: Record) -> tuple[Kind, str]:
             return "user", record.name
         case AclRecord():
             return "acl", acl_key(record.acl)
+        case GroupRecord():
+            return "group", group_key(record.cluster_link_id, record.group)
         case ClusterRecord():
             return "cluster", _CLUSTER
 
@@ -296,7 +325,7 @@ def _decode_key(key: bytes | None) -> tuple[Kind, str]:
     try:
         match json.loads(key or b""):
             case {
-                "kind": "link" | "mirror" | "user" | "acl" | "cluster" as kind,
+                "kind": "link" | "mirror" | "user" | "acl" | "group" | "cluster" as kind,
                 "name": str(name),
                 **rest,
             } if not rest:
@@ -319,18 +348,20 @@ def _version_of(value: bytes) -> object:
 class State:
     """Everything in the state topic at one moment; links, mirror topics and users by their names.
 
-    `acls`, by `acl_key`, is the same object until one of them changes.
+    `groups` are by `group_key`. `acls`, by `acl_key`, is the same object until one of them changes.
     """
 
     links: Mapping[str, LinkRecord] = field(default_factory=lambda: MappingProxyType({}))
     mirrors: Mapping[str, MirrorRecord] = field(default_factory=lambda: MappingProxyType({}))
     users: Mapping[str, UserRecord] = field(default_factory=lambda: MappingProxyType({}))
+    groups: Mapping[str, GroupRecord] = field(default_factory=lambda: MappingProxyType({}))
     cluster_id: str | None = None
     acls: Mapping[str, AclRecord] = field(default_factory=lambda: MappingProxyType({}))
 
     def with_changes(self, changes: Iterable[Record | Delete]) -> "State":
         """The state after these changes, in their order."""
         links, mirrors, users = dict(self.links), dict(self.mirrors), dict(self.users)
+        groups = dict(self.groups)
         cluster_id = self.cluster_id
         acls: dict[str, AclRecord] | None = None
         for change in changes:
@@ -341,12 +372,16 @@ class State:
                     mirrors.pop(name, None)
                 case Delete("user", name):
                     users.pop(name, None)
+                case Delete("group", name):
+                    groups.pop(name, None)
                 case LinkRecord():
                     links[change.link_name] = change
                 case MirrorRecord():
                     mirrors[change.mirror_topic_name] = change
                 case UserRecord():
                     users[change.name] = change
+                case GroupRecord():
+                    groups[group_key(change.cluster_link_id, change.group)] = change
                 case ClusterRecord():
                     cluster_id = change.cluster_id
                 case Delete("cluster"):
@@ -358,6 +393,7 @@ class State:
             MappingProxyType(links),
             MappingProxyType(mirrors),
             MappingProxyType(users),
+            MappingProxyType(groups),
             cluster_id,
             self.acls if acls is None else MappingProxyType(acls),
         )

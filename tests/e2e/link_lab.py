@@ -72,11 +72,13 @@ class LinkLab:
         *,
         shape: Shape = "reversed",
         link: str | None = None,
+        configs: Mapping[str, str] | None = None,
         destination_settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.source = source
         self.destination = destination
         self.shape = shape
+        self._configs = dict(configs or {})
         self._destination_settings = dict(destination_settings or {})
         self.link = link or f"lab-{secrets.token_hex(4)}"
         self.gateways: list[GatewayProcess] = []
@@ -153,10 +155,10 @@ class LinkLab:
         source_id, destination_id = self.source.cluster_id, self.destination.cluster_id
         peer = {"source_cluster_id": source_id}
         if self.shape == "dialled":
-            configs = {"bootstrap.servers": self.source.internal_bootstrap}
+            configs = {"bootstrap.servers": self.source.internal_bootstrap, **self._configs}
             self._post_link(self.destination_gateway, destination_id, peer, configs)
             return
-        configs = {"link.mode": "DESTINATION", "connection.mode": "INBOUND"}
+        configs = {"link.mode": "DESTINATION", "connection.mode": "INBOUND", **self._configs}
         self._post_link(self.destination_gateway, destination_id, peer, configs)
         configs = {
             "link.mode": "SOURCE",

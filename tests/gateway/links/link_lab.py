@@ -12,6 +12,7 @@ import pytest
 from gateway.links import leaders, link, mirror_making, mirrors
 from gateway.links.errors import LinkError
 from gateway.links.link import Links, LinkServices
+from gateway.links.local_groups import LocalGroups
 from gateway.links.requests import AlterResult, ConfigChange, CreateLink, CreateMirror, MirrorVerb
 from gateway.state.records import MirrorRecord, MirrorStatus
 from gateway.state.secrets import Secrets
@@ -114,6 +115,7 @@ async def links_lab(**services: Any) -> AsyncIterator[LinksLab]:
     given: dict[str, Any] = {
         "cluster": cluster,
         "store": cast("Store", store),
+        "local_groups": LocalGroups(cast("Store", store)),
         "secrets": Secrets(bytes(32)),
         "bootstrap_servers": [own.bootstrap],
         "serve_bound": serve_bound,
