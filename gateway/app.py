@@ -31,7 +31,7 @@ from gateway.admin.rest import build_api
 from gateway.admin.users import UserService
 from gateway.byte_budget import ByteBudget
 from gateway.complaints import Complaints
-from gateway.config import Config, ListenerConfig, ProxyProtocol
+from gateway.config import Config, ListenerConfig, ProxyProtocol, format_host_port
 from gateway.links.attach import ServeBound
 from gateway.links.link import Links, LinkServices
 from gateway.links.local_groups import LocalGroups
@@ -418,9 +418,13 @@ class App:
             raise StartError(f"admin: {error.strerror}") from error
 
     def _admin_server(self) -> uvicorn.Server:
-        admin = self._config.admin
+        admin, label = self._config.admin, self._config.cluster.host_label
         api = build_api(
             links=self._links,
+            groups=self._links.groups,
+            bootstrap=[
+                format_host_port(*Endpoints(each, label).bootstrap) for each in self._config.listeners
+            ],
             users=UserService(self._store, [user.name for user in self._config.users]),
             credentials=self._credentials,
             super_users=self._config.super_users,

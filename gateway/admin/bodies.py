@@ -7,19 +7,21 @@ from pydantic import BaseModel, ConfigDict, Field
 # --- requests ----------------------------------------------------------------------------------------
 
 
-class _Request(BaseModel):
+class Request(BaseModel):
+    """What all bodies of requests have in common."""
+
     # Bodies may carry passwords, also where they do not belong.
     model_config = ConfigDict(hide_input_in_errors=True, strict=True)
 
 
-class ConfigData(_Request):
+class ConfigData(Request):
     """One config of a link or topic to be created."""
 
     name: str
     value: str | None
 
 
-class CreateLinkBody(_Request):
+class CreateLinkBody(Request):
     """CreateLinkRequestData."""
 
     source_cluster_id: str | None = None
@@ -29,13 +31,13 @@ class CreateLinkBody(_Request):
     configs: list[ConfigData] = Field(default_factory=list, repr=False)
 
 
-class ConfigValueBody(_Request):
+class ConfigValueBody(Request):
     """UpdateLinkConfigRequestData."""
 
     value: str = Field(repr=False)
 
 
-class ConfigChangeData(_Request):
+class ConfigChangeData(Request):
     """AlterConfigBatchRequestData: one config to set, or to put back to its default."""
 
     name: str
@@ -43,14 +45,14 @@ class ConfigChangeData(_Request):
     operation: Literal["SET", "DELETE"] | None = None
 
 
-class AlterConfigsBody(_Request):
+class AlterConfigsBody(Request):
     """AlterConfigBatchRequestDataList."""
 
     data: list[ConfigChangeData]
     validate_only: bool = False
 
 
-class CreateMirrorBody(_Request):
+class CreateMirrorBody(Request):
     """CreateMirrorTopicRequestData."""
 
     source_topic_name: str
@@ -59,14 +61,14 @@ class CreateMirrorBody(_Request):
     configs: list[ConfigData] = Field(default_factory=list)
 
 
-class AlterMirrorsBody(_Request):
+class AlterMirrorsBody(Request):
     """AlterMirrorsRequestData: names, or a pattern."""
 
     mirror_topic_names: list[str] | None = None
     mirror_topic_name_pattern: str | None = None
 
 
-class CreateUserBody(_Request):
+class CreateUserBody(Request):
     """A user and its password."""
 
     name: str

@@ -9,9 +9,9 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from gateway import observe
-from gateway.admin import bodies, link_routes, user_routes, views
+from gateway.admin import bodies, group_routes, link_routes, user_routes, views
 from gateway.admin.gate import App, Gate, PasswordCheck
-from gateway.admin.services import AdminServices, Services, Urls
+from gateway.admin.services import AdminServices, GroupsService, Services, Urls
 from gateway.admin.users import UserService
 from gateway.links.errors import LinkError
 from gateway.links.requests import LinksService
@@ -22,6 +22,8 @@ from gateway.state.store import StateUnavailable
 def build_api(
     *,
     links: LinksService,
+    groups: GroupsService,
+    bootstrap: Sequence[str],
     users: UserService,
     credentials: PasswordCheck,
     super_users: Collection[str],
@@ -33,13 +35,13 @@ def build_api(
     """The ASGI application of the admin address.
 
     `cluster_id` answers None, and `waiting_for` what is being waited for, until the gateway is up.
-    `super_users` are principals, like `User:admin`.
+    `super_users` are principals, like `User:admin`; `bootstrap` is where clients reach the gateway.
     """
     api = FastAPI(openapi_url=None, redirect_slashes=False)
-    api.state.services = AdminServices(links, users, cluster_id, waiting_for, metrics_page)
+    api.state.services = AdminServices(links, groups, users, cluster_id, waiting_for, metrics_page, bootstrap)
     for error_type in _HANDLED:
         api.add_exception_handler(error_type, _refused)
-    for router in (_health, _clusters, link_routes.router, user_routes.router):
+    for router in (_health, _clusters, link_routes.router, group_routes.router, user_routes.router):
         api.include_router(router)
     return Gate(api, credentials=credentials, super_users=super_users, open_access=open_access)
 

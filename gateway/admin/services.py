@@ -2,14 +2,27 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
 from gateway.admin import views
 from gateway.admin.users import UserService
 from gateway.links.errors import LinkError, state_unavailable
+from gateway.links.group_moves import GroupView, MoveResult
 from gateway.links.requests import LinksService
+
+
+class GroupsService(Protocol):
+    """What is asked about consumer groups of links. Every method may raise LinkError."""
+
+    async def groups(self, link_name: str, names: Sequence[str] | None = None) -> list[GroupView]: ...
+
+    async def move(
+        self, link_name: str, names: Sequence[str], *, validate_only: bool
+    ) -> list[MoveResult]: ...
+
+    async def follow(self, link_name: str, names: Sequence[str]) -> list[MoveResult]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +30,13 @@ class AdminServices:
     """What the routes work on."""
 
     links: LinksService
+    groups: GroupsService
     users: UserService
     cluster_id: Callable[[], str | None]
     waiting_for: Callable[[], Awaitable[Sequence[str]]]
     metrics_page: Callable[[], Awaitable[bytes]]
+    # Where clients reach this gateway, as `host:port`.
+    bootstrap: Sequence[str]
 
 
 def services_of(request: Request) -> AdminServices:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import links, mirrors, users
+from gateway.cli import groups, links, mirrors, users
 from gateway.config import ConfigError, check, load
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(links.app, name="link")
 app.add_typer(mirrors.app, name="mirror")
+app.add_typer(groups.app, name="group")
 app.add_typer(users.app, name="user")
 
 ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The gateway's configuration (YAML).")]

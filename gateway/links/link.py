@@ -15,6 +15,7 @@ from gateway.links import errors
 from gateway.links.attached import Attached
 from gateway.links.config_changes import ConfigChanges
 from gateway.links.errors import LinkError
+from gateway.links.group_moves import GroupMoves
 from gateway.links.link_making import LinkMaker
 from gateway.links.link_parts import LinkParts, LinkServices, takes_new_connections
 from gateway.links.mirrors import Mirrors
@@ -57,6 +58,8 @@ class Links:
         self.create_link = LinkMaker(services, self._parts, self._mirrors.write).create
         self.attach, self.park = attached.attach, attached.park
         self.alter_configs = ConfigChanges(self._store, services.secrets, self._mirrors.write).alter
+        # How groups of a link stand, and moving them.
+        self.groups = GroupMoves(self._runtimes, services.local_groups)
         self._tasks = Tasks("links")
         self._changed = asyncio.Event()
         self._following = asyncio.Lock()

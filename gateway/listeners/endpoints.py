@@ -40,7 +40,7 @@ class Endpoints:
         )
         # Node ids by name, where names tell brokers apart: then the only port is for all of them.
         self.server_names = config.server_names(cluster) if config.by_server_name else None
-        self._bootstrap = config.advertised_bootstrap(cluster)
+        self.bootstrap = config.advertised_bootstrap(cluster)
         self._advertised = {
             node_id: address
             for node_id in config.node_ids
@@ -50,7 +50,7 @@ class Endpoints:
     @property
     def advertised_hosts(self) -> list[str]:
         """Every host that clients are told, the bootstrap's first."""
-        return list(dict.fromkeys([self._bootstrap[0], *(host for host, _ in self._advertised.values())]))
+        return list(dict.fromkeys([self.bootstrap[0], *(host for host, _ in self._advertised.values())]))
 
     def advertised(self, node_id: int) -> tuple[str, int] | None:
         """Where clients find that broker; None outside the configured range."""

@@ -1,6 +1,6 @@
 """The records of the state topic: one JSON object per link, mirror topic, user, ACL and group.
 
-The newest record of a key counts. One more says whose state this is: the id of the cluster for which it is kept.
+The newest of a key counts. One more says whose state this is: the id of the cluster for which it is kept.
 
 A record's key is `{"kind": ..., "name": ...}`, its value the model below, a null value deletes it.
 Every value carries the version of its form. A gateway refuses a form that it does not know rather

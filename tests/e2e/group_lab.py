@@ -35,11 +35,7 @@ def at(cluster: KafkaCluster) -> dict[str, Any]:
 def commit(client: Mapping[str, Any], group: str, wanted: Mapping[Position, int], metadata: str = "") -> None:
     """Commit as a consumer does that assigns itself its partitions and never joins."""
     consumer = Consumer({**client, "group.id": group, "enable.auto.commit": False})
-    positions = []
-    for (topic, partition), offset in wanted.items():
-        position = TopicPartition(topic, partition, offset)
-        position.metadata = metadata
-        positions.append(position)
+    positions = [TopicPartition(t, p, offset, metadata=metadata) for (t, p), offset in wanted.items()]
     done = consumer.commit(offsets=positions, asynchronous=False)
     consumer.close()
     assert done is not None

@@ -102,7 +102,8 @@ def test_metadata_and_going_back(lab: LinkLab, unique_name: Name) -> None:
     topic, group = mirrored(lab, unique_name()), unique_name()
     commit(at(lab.source), group, {(topic, 0): 120, (topic, 1): 60}, metadata="AQAAAYl1é")
     becomes(lab, group, {(topic, 0): 120, (topic, 1): 60})
-    assert committed(lab.destination, group)[topic, 0] == (120, "AQAAAYl1é")
+    assert committed(lab.destination, group) == committed(lab.source, group)
+    assert committed(lab.destination, group)[topic, 0][1].startswith("AQAAAYl1é")
     # The source's own commit goes back, and on.
     commit(at(lab.source), group, {(topic, 0): 20})
     becomes(lab, group, {(topic, 0): 20, (topic, 1): 60})

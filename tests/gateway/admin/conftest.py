@@ -12,6 +12,7 @@ from gateway.admin.gate import App
 from gateway.admin.rest import build_api
 from gateway.admin.users import UserService
 from gateway.security.credentials import Credentials
+from tests.fakes.group_moves import FakeGroupMoves
 from tests.fakes.links import FakeLinks
 from tests.fakes.store import FakeStore
 
@@ -25,6 +26,7 @@ class Admin:
     """One gateway's API; change the fields before asking."""
 
     links: FakeLinks = field(default_factory=FakeLinks)
+    groups: FakeGroupMoves = field(default_factory=FakeGroupMoves)
     store: FakeStore = field(default_factory=FakeStore)
     cluster_id: str | None = CLUSTER
     waiting_for: list[str] = field(default_factory=list)
@@ -44,6 +46,8 @@ class Admin:
         users = UserService(store, ["admin"])
         return build_api(
             links=self.links,
+            groups=self.groups,
+            bootstrap=["cloud:9092"],
             users=users,
             credentials=Credentials({"admin": "open sesame", "bob": "bobs:pass"}, store.state.users.get),
             super_users={"User:admin", "User:CN=ops"},

@@ -10,8 +10,10 @@ from gateway.state.records import (
     ClusterRecord,
     ConnectionMode,
     Delete,
+    GroupRecord,
     LinkMode,
     LinkRecord,
+    LocalReason,
     MirrorRecord,
     MirrorStatus,
     MirrorTopicError,
@@ -68,12 +70,23 @@ def user(name: str = "u") -> UserRecord:
     return UserRecord(name=name, scram={"SCRAM-SHA-256": KEYS})
 
 
+def group(name: str = "g") -> GroupRecord:
+    return GroupRecord(
+        cluster_link_id="",
+        group=name.removeprefix("/"),
+        reason=LocalReason.COMMITTED,
+        since_ms=7,
+        offsets={"t": {0: 2**53 + 1}},
+    )
+
+
 @pytest.mark.parametrize(
     "record",
     [
         link(),
         mirror(),
         user(),
+        group(),
         AclRecord.of(ACL, admin=True),
         AclRecord.of(ACL, admin=False, link_names=["m", "l"]),
         ClusterRecord(cluster_id="c"),
@@ -144,5 +157,7 @@ def test_changes_make_a_new_state_and_leave_the_old_one() -> None:
     kept = after.with_changes([ClusterRecord(cluster_id="c")])
     assert (kept.cluster_id, kept.users) == ("c", after.users)
     assert kept.with_changes([Delete("cluster", "id")]) == after
+    local = after.with_changes([group("a"), group("b"), Delete("group", "/a")])
+    assert (set(local.groups), local.users) == ({"/b"}, after.users)
     with pytest.raises(TypeError):
         after.users["w"] = user("w")  # type: ignore[index] # that is the point
