@@ -721,7 +721,7 @@ async def test_tasks(lab: LinksLab) -> None:
         "TopicConfigsSync": TaskState.NOT_CONFIGURED,
     }
     (error,) = tasks["ConsumerOffsetSync"].errors
-    assert error.error_code == "NOT_SUPPORTED_ERROR"
+    assert error.error_code == "MISCONFIGURATION_ERROR"
     assert "consumer.offset.sync.enable is set" in error.error_message
 
 
