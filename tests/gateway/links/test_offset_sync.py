@@ -77,6 +77,15 @@ async def make(lab: SyncLab, **configs: str) -> None:
     """The link and its mirror topic."""
     await lab.links.make_link(**{**SYNC, **configs})
     await lab.links.make_mirror(partitions=2)
+    await knows_its_ends(lab, "t")
+
+
+async def knows_its_ends(lab: SyncLab, topic: str) -> None:
+    """Returns when the replicator knows what was appended."""
+    replicator = lab.links.links._runtimes[LINK].replicator
+    assert replicator is not None
+    mirrors = replicator.mirrors
+    await until(lambda: topic in mirrors and all(p.position == 3 for p in mirrors[topic].partitions))
 
 
 async def test_offsets_are_taken_over_as_they_are(lab: SyncLab) -> None:
@@ -408,7 +417,7 @@ async def test_names_here_may_have_the_links_prefix(monkeypatch: pytest.MonkeyPa
             **{**SYNC, "cluster.link.prefix": "eu.", "consumer.group.prefix.enable": "true"}
         )
         await links.links.create_mirror(LINK, CreateMirror("t"))
-        await until(lambda: links.own.topics["eu.t"].logs[0].end == 3)
+        await knows_its_ends(lab, "eu.t")
         await lab.sync()
         assert lab.here.get("eu.g") == {("eu.t", 0): 2}
         assert "g" not in lab.here.groups
