@@ -25,6 +25,7 @@ import structlog
 import uvicorn
 
 from gateway import observe
+from gateway.admin.acls import AclService
 from gateway.admin.http_protocol import CertificateProtocol
 from gateway.admin.overview import Overview
 from gateway.admin.rest import build_api
@@ -426,6 +427,8 @@ class App:
                 format_host_port(*Endpoints(each, label).bootstrap) for each in self._config.listeners
             ],
             users=UserService(self._store, [user.name for user in self._config.users]),
+            acls=AclService(None if self._acls is None else AclChanges(self._store), self._cluster),
+            current_acls=None if self._acls is None else self._acls.now,
             credentials=self._credentials,
             super_users=self._config.super_users,
             cluster_id=lambda: self._cluster.cluster_id if self._serving else None,

@@ -75,6 +75,24 @@ class CreateUserBody(Request):
     password: str = Field(repr=False)
 
 
+class AclBody(Request):
+    """CreateAclRequestData."""
+
+    resource_type: str
+    resource_name: str
+    pattern_type: str
+    principal: str
+    host: str
+    operation: str
+    permission: str
+
+
+class AclBatchBody(Request):
+    """CreateAclRequestDataList."""
+
+    data: list[AclBody]
+
+
 # --- responses ---------------------------------------------------------------------------------------
 
 
@@ -271,3 +289,27 @@ class UserDataList(BaseModel):
     kind: str = "CausewayUserList"
     metadata: CollectionMetadata
     data: list[UserData]
+
+
+class AclData(BaseModel):
+    """AclData, and who wants it to be there: `admin`, `link <name>`, or several; Causeway's own."""
+
+    kind: str = "KafkaAcl"
+    metadata: ResourceMetadata
+    cluster_id: str
+    resource_type: str
+    resource_name: str
+    pattern_type: str
+    principal: str
+    host: str
+    operation: str
+    permission: str
+    owners: list[str]
+
+
+class AclDataList(BaseModel):
+    """AclDataList."""
+
+    kind: str = "KafkaAclList"
+    metadata: CollectionMetadata
+    data: list[AclData]

@@ -6,6 +6,9 @@ import json
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, Final, Protocol, TypeAlias
 
+from gateway.admin.asker import ASKER, Asker
+from gateway.security.acls import Acls
+from gateway.security.java_hosts import java_host
 from gateway.security.principals import Principal, certificate_principal
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -28,18 +31,26 @@ class PasswordCheck(Protocol):
 
 
 class Gate:
-    """ASGI middleware: HTTP Basic (RFC 7617) or a client certificate, for super users only.
+    """ASGI middleware: HTTP Basic (RFC 7617) or a client certificate; says who asks in the scope.
 
-    With `open_access` everybody may do everything; the configuration allows it on loopback only.
+    Without `acls` only super users may enter. With `open_access` everybody may do everything; the
+    configuration allows it on loopback only.
     """
 
     def __init__(
-        self, app: App, *, credentials: PasswordCheck, super_users: Collection[str], open_access: bool
+        self,
+        app: App,
+        *,
+        credentials: PasswordCheck,
+        super_users: Collection[str],
+        open_access: bool,
+        acls: Callable[[], Acls | None] | None = None,
     ) -> None:
         self._app = app
         self._credentials = credentials
         self._super_users = frozenset(super_users)
         self._open_access = open_access
+        self._acls = acls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on, or answers 401, 403 or 413."""
@@ -54,9 +65,13 @@ class Gate:
             if principal is None:
                 await _refuse(send, 401, 40101, "Authentication failed", _CHALLENGE)
                 return
-            if str(principal) not in self._super_users:
+            is_super_user = str(principal) in self._super_users
+            if self._acls is None and not is_super_user:
                 await _refuse(send, 403, 40301, f"{principal} is not a super user of this gateway.")
                 return
+            scope[ASKER] = Asker(str(principal), _host(scope), is_super_user, self._acls)
+        else:
+            scope[ASKER] = Asker("User:ANONYMOUS")
         body = await _read_body(scope, receive)
         if body is None:
             await _refuse(send, 413, 413, f"The request body is longer than {MAX_BODY_BYTES} bytes.")
@@ -105,6 +120,14 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes | None:
             return None
         if not message.get("more_body", False):
             return bytes(body)
+
+
+def _host(scope: Scope) -> str:
+    client = scope.get("client")
+    try:
+        return java_host(client[0]) if client else ""
+    except ValueError:
+        return ""
 
 
 def _header(scope: Scope, name: bytes) -> bytes | None:

@@ -6,11 +6,21 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Query, Response
 
 from gateway.admin import bodies, views
+from gateway.admin.authorize import By, refused
 from gateway.admin.services import Services, Urls, own_urls
 from gateway.links import configs
 from gateway.links.errors import LinkError, invalid_request, unsupported
-from gateway.links.requests import ConfigChange, CreateLink, CreateMirror, LinksService, MirrorVerb
+from gateway.links.requests import (
+    AlterResult,
+    ConfigChange,
+    CreateLink,
+    CreateMirror,
+    LinksService,
+    MirrorVerb,
+    compiled,
+)
 from gateway.state.records import MirrorStatus
+from protocol.acls import Operation
 
 _VERBS_NOT_YET: Final = frozenset(
     {"reverse-and-start-mirror", "reverse-and-pause-mirror", "truncate-and-restore"}
@@ -66,10 +76,19 @@ async def get_link(
 
 @router.delete("/{link_name}", dependencies=[Depends(own_urls)])
 async def delete_link(
-    services: Services, link_name: str, *, force: bool = False, validate_only: bool = False
+    services: Services,
+    link_name: str,
+    *,
+    force: bool = False,
+    validate_only: bool = False,
+    drop_acls: bool = False,
 ) -> Response:
-    """deleteKafkaLink."""
-    await services.links.delete_link(link_name, force=force, validate_only=validate_only)
+    """deleteKafkaLink.
+
+    `drop_acls` is Causeway's own: the ACLs that the link has brought go with it, instead of becoming the
+    administrator's.
+    """
+    await services.links.delete_link(link_name, force=force, validate_only=validate_only, drop_acls=drop_acls)
     return Response()
 
 
@@ -137,8 +156,14 @@ async def list_mirrors(
 
 
 @router.post("/{link_name}/mirrors", status_code=204, dependencies=[Depends(own_urls)])
-async def create_mirror(services: Services, link_name: str, body: bodies.CreateMirrorBody) -> None:
+async def create_mirror(by: By, services: Services, link_name: str, body: bodies.CreateMirrorBody) -> None:
     """createKafkaMirrorTopic."""
+    prefix = services.links.link(link_name).record.configs.get("cluster.link.prefix", "")
+    for topic in {body.mirror_topic_name or prefix + body.source_topic_name, prefix + body.source_topic_name}:
+        if not by.may_create_topic(topic):
+            raise refused(by, Operation.CREATE, f"topic {topic}")
+        if not by.may_topic(Operation.ALTER, topic):
+            raise refused(by, Operation.ALTER, f"topic {topic}")
     request = CreateMirror(
         body.source_topic_name, body.mirror_topic_name, body.replication_factor, _by_name(body.configs)
     )
@@ -161,6 +186,7 @@ async def get_mirror(
 
 @router.post("/{link_name}/mirrors:{verb}")
 async def alter_mirrors(
+    by: By,
     urls: Urls,
     services: Services,
     link_name: str,
@@ -177,9 +203,22 @@ async def alter_mirrors(
     names, pattern = body.mirror_topic_names, body.mirror_topic_name_pattern
     if (names is None) == (pattern is None):
         raise invalid_request("Exactly one of mirror_topic_names and mirror_topic_name_pattern is needed.")
+    checked = _verb(verb)
+    known = [view.record.mirror_topic_name for view in services.links.mirrors(link_name, None)]
+    forbidden = {name for name in names or known if not by.may_topic(Operation.ALTER, name)}
+    if pattern is not None and forbidden:
+        # The pattern means those of the mirror topics that whoever asks may alter.
+        matches = compiled(pattern).fullmatch
+        names, pattern = [name for name in known if name not in forbidden and matches(name)], None
+    elif names is not None:
+        names = [name for name in names if name not in forbidden]
     results = await services.links.alter_mirrors(
-        _verb(verb), link_name, names, pattern, validate_only, force=force
+        checked, link_name, names, pattern, validate_only, force=force
     )
+    for name in body.mirror_topic_names or ():
+        if name in forbidden:
+            why = refused(by, Operation.ALTER, f"topic {name}")
+            results.append(AlterResult(name, why.status, why.message))
     return views.alter_results(urls, link_name, results)
 
 

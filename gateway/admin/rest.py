@@ -3,18 +3,21 @@
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from gateway import observe
-from gateway.admin import bodies, group_routes, link_routes, user_routes, views
+from gateway.admin import acl_routes, bodies, group_routes, link_routes, user_routes, views
+from gateway.admin.acls import AclService
+from gateway.admin.authorize import authorize
 from gateway.admin.gate import App, Gate, PasswordCheck
 from gateway.admin.services import AdminServices, GroupsService, Services, Urls
 from gateway.admin.users import UserService
 from gateway.links.errors import LinkError
 from gateway.links.requests import LinksService
+from gateway.security.acls import Acls
 from gateway.state.secrets import SecretsError
 from gateway.state.store import StateUnavailable
 
@@ -25,6 +28,8 @@ def build_api(
     groups: GroupsService,
     bootstrap: Sequence[str],
     users: UserService,
+    acls: AclService,
+    current_acls: Callable[[], Acls | None] | None,
     credentials: PasswordCheck,
     super_users: Collection[str],
     cluster_id: Callable[[], str | None],
@@ -35,15 +40,32 @@ def build_api(
     """The ASGI application of the admin address.
 
     `cluster_id` answers None, and `waiting_for` what is being waited for, until the gateway is up.
-    `super_users` are principals, like `User:admin`; `bootstrap` is where clients reach the gateway.
+    `super_users` are principals, like `User:admin`; without `current_acls` only they may enter. Clients reach
+    the gateway at `bootstrap`.
     """
-    api = FastAPI(openapi_url=None, redirect_slashes=False)
-    api.state.services = AdminServices(links, groups, users, cluster_id, waiting_for, metrics_page, bootstrap)
+    api = FastAPI(openapi_url=None, redirect_slashes=False, dependencies=[Depends(authorize)])
+    api.state.services = AdminServices(
+        links, groups, users, acls, cluster_id, waiting_for, metrics_page, bootstrap
+    )
     for error_type in _HANDLED:
         api.add_exception_handler(error_type, _refused)
-    for router in (_health, _clusters, link_routes.router, group_routes.router, user_routes.router):
+    for router in (
+        _health,
+        _clusters,
+        link_routes.router,
+        group_routes.router,
+        user_routes.router,
+        acl_routes.router,
+        acl_routes.whole,
+    ):
         api.include_router(router)
-    return Gate(api, credentials=credentials, super_users=super_users, open_access=open_access)
+    return Gate(
+        api,
+        credentials=credentials,
+        super_users=super_users,
+        open_access=open_access,
+        acls=current_acls,
+    )
 
 
 _health = APIRouter()

@@ -7,6 +7,7 @@ from typing import Annotated, Protocol
 from fastapi import Depends, Request
 
 from gateway.admin import views
+from gateway.admin.acls import AclService
 from gateway.admin.users import UserService
 from gateway.links.errors import LinkError, state_unavailable
 from gateway.links.group_moves import GroupView, MoveResult
@@ -32,6 +33,7 @@ class AdminServices:
     links: LinksService
     groups: GroupsService
     users: UserService
+    acls: AclService
     cluster_id: Callable[[], str | None]
     waiting_for: Callable[[], Awaitable[Sequence[str]]]
     metrics_page: Callable[[], Awaitable[bytes]]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import groups, links, mirrors, users
+from gateway.cli import acls, groups, links, mirrors, users
 from gateway.config import ConfigError, check, load
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(acls.app, name="acl")
 app.add_typer(links.app, name="link")
 app.add_typer(mirrors.app, name="mirror")
 app.add_typer(groups.app, name="group")

@@ -1,5 +1,6 @@
 """`causeway link`: the halves of cluster links."""
 
+import sys
 from typing import Annotated, Any, Final
 
 import typer
@@ -98,11 +99,36 @@ def delete(
     name: Name,
     *,
     force: Annotated[bool, typer.Option("--force", help="Even if mirror topics are not stopped.")] = False,
+    drop_acls: Annotated[
+        bool | None,
+        typer.Option(
+            "--drop-acls/--keep-acls",
+            help="Whether the ACLs that the link has brought go with it; kept, they are the administrator's.",
+            show_default="asked for on a terminal, else --keep-acls",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check only.")] = False,
 ) -> None:
     """Delete a half of a link; mirror topics stay."""
-    client.cluster("DELETE", "links", name, query={"force": force, "validate_only": dry_run})
+    if drop_acls is None:
+        drop_acls = not dry_run and _asked_to_drop_acls(client, name)
+    query = {"force": force, "validate_only": dry_run, "drop_acls": drop_acls}
+    client.cluster("DELETE", "links", name, query=query)
     typer.echo(f'{"Could delete" if dry_run else "Deleted"} cluster link "{name}".')
+
+
+def _asked_to_drop_acls(client: Client, name: str) -> bool:
+    if not sys.stdin.isatty():
+        return False
+    configs = client.cluster("GET", "links", name, "configs")["data"]
+    if not any(each["name"] == "acl.sync.enable" and each["value"] == "true" for each in configs):
+        return False
+    owned = [each for each in client.cluster("GET", "acls")["data"] if f"link {name}" in each["owners"]]
+    return bool(owned) and typer.confirm(
+        f"The link has brought {len(owned)} ACLs. Delete them too? Kept, they are the administrator's.",
+        default=False,
+        err=True,
+    )
 
 
 _COLUMNS: Final = (

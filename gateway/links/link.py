@@ -4,7 +4,6 @@ Everything is decided on the state topic: a change is written first, and what ru
 """
 
 import asyncio
-import re
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -27,6 +26,7 @@ from gateway.links.requests import (
     LinkView,
     MirrorVerb,
     MirrorView,
+    compiled,
 )
 from gateway.links.runtime import LinkRuntime
 from gateway.state.acl_changes import drop_link, keep_for_admin
@@ -256,10 +256,7 @@ class Links:
         """Promote, fail over, pause or resume; one result per mirror topic, `force` also out of FAILED."""
         link = self._link(link_name)
         if pattern is not None:
-            try:
-                matches = re.compile(pattern).fullmatch
-            except re.error as error:
-                raise errors.invalid_request(f"'{pattern}' is not a regular expression: {error}") from error
+            matches = compiled(pattern).fullmatch
             topics = [m.mirror_topic_name for m in self._mirrors.of(link)]
             names = [name for name in topics if matches(name)]
         return await self._mirrors.alter(verb, link, names or (), validate_only=validate_only, force=force)

@@ -1,10 +1,12 @@
 """What can be asked of the links, and what they show: values that carry no behaviour."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
 
+from gateway.links.errors import invalid_request
 from gateway.links.partition import OpenTransaction
 from gateway.state.records import LinkRecord, MirrorRecord, MirrorStatus
 
@@ -141,7 +143,9 @@ class LinksService(Protocol):
 
     def link(self, link_name: str) -> LinkView: ...
 
-    async def delete_link(self, link_name: str, *, force: bool, validate_only: bool) -> None: ...
+    async def delete_link(
+        self, link_name: str, *, force: bool, validate_only: bool, drop_acls: bool = False
+    ) -> None: ...
 
     async def alter_configs(
         self, link_name: str, changes: Sequence[ConfigChange], *, validate_only: bool
@@ -163,3 +167,11 @@ class LinksService(Protocol):
         *,
         force: bool = False,
     ) -> list[AlterResult]: ...
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    """`mirror_topic_name_pattern`; LinkError 40002 if it is no regular expression."""
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise invalid_request(f"'{pattern}' is not a regular expression: {error}") from error

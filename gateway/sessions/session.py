@@ -17,6 +17,7 @@ import structlog
 from kio.schema.errors import ErrorCode
 
 from gateway import observe
+from gateway.security.java_hosts import java_host
 from gateway.security.principals import Principal
 from gateway.sessions import local_replies
 from gateway.sessions.authentication import AuthenticationRefused, Authenticator
@@ -32,6 +33,7 @@ from gateway.sessions.session_state import (
 from gateway.upstreams.connection import BrokerConnection
 from gateway.upstreams.errors import DialError
 from gateway.wire import ConnectionClosed, FrameConnection
+from protocol.acls import CLUSTER_NAME, Operation, ResourceType
 from protocol.api_keys import ApiKey
 from protocol.errors import FrameTooLarge, ProtocolError
 from protocol.headers import RequestHeader, peek_request_header
@@ -336,7 +338,7 @@ class Session:
     async def _attach(self, header: RequestHeader, frame: bytearray) -> None:
         request = LinkAttachRequest.decode(header.api_version, memoryview(frame)[header.body_offset :])
         principal, attach, wire = self.principal, self._services.attach, self._wire
-        if principal is None or str(principal) not in self._services.super_users or attach is None:
+        if principal is None or attach is None or not self._may_attach(str(principal)):
             observe.refusals.labels("LINK_ATTACH", "principal").inc()
             self._log.warning("link.attach_refused", link=request.link_name)
             self._path.reply(
@@ -353,6 +355,14 @@ class Session:
         self._change(SessionEvent.ATTACHED)
         self._path.reply(header, response.encode())
         self._after = lambda: attach.park(principal, request, wire, self._authenticator.left_s())
+
+    def _may_attach(self, principal: str) -> bool:
+        services = self._services
+        acls = None if services.acls is None else services.acls()
+        if acls is None:
+            return principal in services.super_users
+        host = java_host(self._wire.peer_host)
+        return acls.allows(principal, host, Operation.ALTER, ResourceType.CLUSTER, CLUSTER_NAME)
 
     # --- upstream --------------------------------------------------------------------------------------
 

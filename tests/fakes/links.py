@@ -89,6 +89,7 @@ class FakeLinks:
     reconfigured: list[tuple[str, list[tuple[str, str | None]], bool]] = field(default_factory=list)
     failure: Exception | None = None
     forced: list[bool] = field(default_factory=list)
+    dropped_acls: list[bool] = field(default_factory=list)
     # Statuses that a topic passes through while somebody waits for it.
     coming: list[MirrorStatus] = field(default_factory=list)
 
@@ -124,8 +125,11 @@ class FakeLinks:
             [task, TaskView("TopicConfigsSync", TaskState.ACTIVE)],
         )
 
-    async def delete_link(self, link_name: str, *, force: bool, validate_only: bool) -> None:
+    async def delete_link(
+        self, link_name: str, *, force: bool, validate_only: bool, drop_acls: bool = False
+    ) -> None:
         self.link(link_name)
+        self.dropped_acls.append(drop_acls)
         if not force and self.topics:
             raise errors.link_in_use(link_name, list(self.topics))
         self.deleted.append((link_name, force, validate_only))

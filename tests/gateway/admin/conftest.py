@@ -8,10 +8,13 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
+from gateway.admin.acls import AclService
 from gateway.admin.gate import App
 from gateway.admin.rest import build_api
 from gateway.admin.users import UserService
 from gateway.security.credentials import Credentials
+from gateway.sessions.acl_requests import AclChanges
+from gateway.sessions.current_acls import CurrentAcls
 from tests.fakes.group_moves import FakeGroupMoves
 from tests.fakes.links import FakeLinks
 from tests.fakes.store import FakeStore
@@ -30,6 +33,9 @@ class Admin:
     store: FakeStore = field(default_factory=FakeStore)
     cluster_id: str | None = CLUSTER
     waiting_for: list[str] = field(default_factory=list)
+    # What the fronted cluster is asked for ACLs through; `authorization: none` without `has_acls`.
+    cluster: Any = None
+    has_acls: bool = False
 
     def build(self, *, open_access: bool = False) -> App:
         """The ASGI application."""
@@ -44,13 +50,17 @@ class Admin:
 
         store: Any = self.store
         users = UserService(store, ["admin"])
+        supers = frozenset({"User:admin", "User:CN=ops"})
+        current = CurrentAcls(store, super_users=supers, allow_everyone=False, max_staleness_s=30)
         return build_api(
             links=self.links,
             groups=self.groups,
             bootstrap=["cloud:9092"],
             users=users,
             credentials=Credentials({"admin": "open sesame", "bob": "bobs:pass"}, store.state.users.get),
-            super_users={"User:admin", "User:CN=ops"},
+            acls=AclService(AclChanges(store) if self.has_acls else None, self.cluster),
+            current_acls=current.now if self.has_acls else None,
+            super_users=supers,
             cluster_id=lambda: self.cluster_id,
             open_access=open_access,
             waiting_for=waiting_for,

@@ -16,6 +16,7 @@ from kio.schema.errors import ErrorCode
 from gateway.config import Authentication, LimitsConfig
 from gateway.listeners.endpoints import Endpoint
 from gateway.listeners.listener import Listener
+from gateway.security.acls import Acls
 from gateway.security.credentials import Credentials
 from gateway.security.policy import AuthenticationPolicy
 from gateway.security.principals import Principal
@@ -223,6 +224,7 @@ async def lab(
     limits: LimitsConfig | None = None,
     super_users: frozenset[str] = frozenset({"User:ANONYMOUS"}),
     users: ScramUsers | None = None,
+    acls: Callable[[], Acls | None] | None = None,
     upstream: Security | None = None,
     prepare: Callable[[FakeBroker], object] = lambda broker: None,
 ) -> AsyncIterator[Lab]:
@@ -251,6 +253,7 @@ async def lab(
         limits=limits,
         super_users=super_users,
         users=users,
+        acls=acls,
         attach=attach,
         reserved_ids=lambda: topic_ids.reserved,
         serving=lambda: made.serving,

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from certs.make_certs import TestAuthority
 from gateway.config import Authentication, LimitsConfig, TlsConfig
+from gateway.security.acls import Acls
 from gateway.sessions import presentation
 from gateway.sessions.session import Session
 from gateway.sessions.session_state import SessionState
@@ -26,6 +27,7 @@ from protocol.messages import decode_request, response_class
 from protocol.reverse import LinkAttachRequest, LinkAttachResponse
 from protocol.shown_responses import Presented
 from tests.e2e.raw_client import batch, make, produce
+from tests.gateway.security.acl_cases import acl
 from tests.gateway.sessions.lab import Client, Lab, heartbeat, heartbeat_response, lab
 
 ATTACH = LinkAttachRequest("to-cloud", None, "source", UUID(int=7), 1)
@@ -599,6 +601,29 @@ async def test_only_super_users_attach_and_others_may_go_on() -> None:
         assert "User:alice" in str(answer.error_message)
         assert here.attach.principals == []
         await client.call(heartbeat())
+
+
+ALTER = acl("allow alter cluster literal kafka-cluster User:alice 127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("acls", "attached"),
+    [
+        (Acls([ALTER]), True),
+        (Acls([acl("allow all cluster literal kafka-cluster User:alice 10.9.9.9")]), False),
+        (Acls([acl("allow describe cluster literal kafka-cluster User:alice *")]), False),
+        (Acls([ALTER, acl("deny alter cluster literal kafka-cluster User:* *")]), False),
+        # Not known for now.
+        (None, False),
+    ],
+)
+async def test_with_acls_an_attach_needs_alter_on_the_cluster(acls: Acls | None, attached: bool) -> None:
+    async with lab(authentication=SASL, super_users=frozenset({"User:admin"}), acls=lambda: acls) as here:
+        client = await here.client()
+        await client.log_in("alice")
+        refused = (await attach(client)).error_code == ErrorCode.cluster_authorization_failed
+        assert refused is not attached
+        assert len(here.attach.principals) == attached
 
 
 async def test_an_attach_before_authentication_is_refused_and_closed() -> None:
