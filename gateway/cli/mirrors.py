@@ -166,6 +166,10 @@ def failover(
     _alter(client, "failover", topics, link, output, dry_run=dry_run, force=force)
     if wait and not dry_run:
         _wait(client, link, topics, timeout)
+    if output is Output.HUMAN:
+        for topic in topics:
+            for line in _not_mirrored(_get(client, link, topic)):
+                typer.echo(line)
 
 
 @app.command("pause")
@@ -255,6 +259,25 @@ def _alter(
     failed = [each["mirror_topic_name"] for each in results if each["error_code"] is not None]
     if failed:
         raise CommandError(f"{verb} was refused for {', '.join(failed)}", 1)
+
+
+def _not_mirrored(mirror: Mapping[str, Any]) -> list[str]:
+    """What a mirror topic lacks of its source, as that was when it was last heard of."""
+    name, lines = mirror["mirror_topic_name"], []
+    if not mirror["mirror_lags"]:
+        return [f"{name}: what is missing of the source is not known."]
+    for lag in mirror["mirror_lags"]:
+        where, end = f"{name}: partition {lag['partition']}", lag["last_source_fetch_offset"]
+        if end < 0:
+            lines.append(
+                f"{where}: not known, as the source has not been heard of since the gateway started."
+            )
+        elif lag["lag"]:
+            lines.append(
+                f"{where}: {lag['lag']} records of the source are not here, offsets {end} to "
+                f"{end + lag['lag'] - 1}, as far as it was heard of."
+            )
+    return lines or [f"{name}: nothing of what is known of the source is missing."]
 
 
 def _partitions(lags: Iterable[dict[str, Any]]) -> list[tuple[str, str, str]]:

@@ -105,6 +105,14 @@ def test_a_dry_run_waits_for_nothing(admin: Admin, causeway: Invoke) -> None:
     assert admin.links.altered[-1][-1] is True
 
 
+def test_a_failover_names_what_is_not_here(admin: Admin, causeway: Invoke) -> None:
+    shown = causeway("mirror", "failover", "a", "--link", "hybrid").stdout
+    assert "a: partition 0: 7 records of the source are not here, offsets 100 to 106" in shown
+    assert "a: partition 1: not known, as the source has not been heard of" in shown
+    listed = causeway("mirror", "failover", "a", "--link", "hybrid", "-o", "json").stdout
+    assert len(json.loads(listed)) == 1
+
+
 def test_a_failover_may_be_forced(admin: Admin, causeway: Invoke) -> None:
     causeway("mirror", "failover", "a", "--link", "hybrid")
     causeway("mirror", "failover", "a", "--link", "hybrid", "--force")

@@ -24,7 +24,7 @@ from gateway.security.sasl import mechanisms
 from gateway.sessions.broker_versions import VersionCache
 from gateway.sessions.reserved_names import is_reserved
 from gateway.sessions.scram_users import ScramUsers
-from gateway.sessions.services import SessionServices
+from gateway.sessions.services import CommitGuard, SessionServices
 from gateway.sessions.session import Session
 from gateway.sessions.topic_ids import TopicIds
 from gateway.state.store import StateUnavailable
@@ -226,6 +226,7 @@ async def lab(
     users: ScramUsers | None = None,
     acls: Callable[[], Acls | None] | None = None,
     upstream: Security | None = None,
+    commits: CommitGuard | None = None,
     prepare: Callable[[FakeBroker], object] = lambda broker: None,
 ) -> AsyncIterator[Lab]:
     """A listener with bootstrap and broker ports; node 9 has a port but no broker."""
@@ -249,6 +250,7 @@ async def lab(
         versions=VersionCache(cluster),
         topic_ids=topic_ids,
         mirrors=mirrors,
+        commits=commits,
         shown=lambda: mirrors.shown,
         limits=limits,
         super_users=super_users,
