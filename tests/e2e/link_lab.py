@@ -62,6 +62,14 @@ def until(check: Callable[[], bool], timeout_s: float, what: str) -> None:
         time.sleep(0.05)
 
 
+def two_clusters(clusters: Callable[..., KafkaCluster]) -> tuple[KafkaCluster, KafkaCluster]:
+    """A source and a destination that the gateways of other tests are not in front of: they would join in."""
+    source, destination = (
+        clusters("4.3.0", config={"log.retention.hours": hours}) for hours in ("166", "167")
+    )
+    return source, destination
+
+
 class LinkLab:
     """A link from `source` to `destination`; `reversed`: over connections that the source opens."""
 

@@ -13,7 +13,7 @@ from confluent_kafka.cimpl import NewPartitions
 
 from compose.kafka import KafkaCluster
 from tests.conftest import Clusters
-from tests.e2e.link_lab import CODECS, LinkLab, delete_records, produce, until
+from tests.e2e.link_lab import CODECS, LinkLab, delete_records, produce, two_clusters, until
 
 Name = Callable[[], str]
 
@@ -21,7 +21,7 @@ Name = Callable[[], str]
 @pytest.fixture(scope="module")
 def lab(clusters: Clusters) -> Iterator[LinkLab]:
     """A reversed link between two clusters of 4.3.0 that the tests of this module share."""
-    lab = LinkLab(clusters("4.3.0"), clusters("4.3.0", config={"log.retention.hours": "167"}))
+    lab = LinkLab(*two_clusters(clusters))
     yield lab
     lab.save_logs()
     lab.close()

@@ -123,7 +123,7 @@ def test_another_cluster_than_the_configured_one_is_never_served(
     cluster = kafka_430.gateway_config() | {"cluster_id": "somebody-elses-cluster"}
     with pytest.raises(GatewayFailed, match="somebody-elses-cluster"):
         start_gateway(
-            {"cluster": cluster, "authorization": "none", "listeners": [listener]}, ready_within_s=6
+            {"cluster": cluster, "authorization": "none", "listeners": [listener]}, ready_within_s=10
         )
 
 

@@ -108,10 +108,15 @@ def full_topic(kafka_430: KafkaCluster, front: Front) -> str:
     """A topic with 12 MiB in its one partition."""
     topic = f"full-{time.monotonic_ns()}"
     kafka_430.create_topic(topic)
+
+    def is_written() -> bool:
+        answer = client.call(produce(9, {topic: batch(bytes(750_000))}))
+        return bool(answer.responses[0].partition_responses[0].error_code == ErrorCode.none)
+
     with front.access("plain", 1).connect() as client:
-        for _ in range(16):
-            answer = client.call(produce(9, {topic: batch(bytes(750_000))}))
-            assert answer.responses[0].partition_responses[0].error_code == ErrorCode.none
+        # The broker may not know it yet.
+        eventually(is_written)
+        assert all(is_written() for _ in range(15))
     return topic
 
 

@@ -10,7 +10,7 @@ from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
 from tests.conftest import Clusters, has_failed
-from tests.e2e.link_lab import CODECS, LinkLab, Refused, Shape, produce, until
+from tests.e2e.link_lab import CODECS, LinkLab, Refused, Shape, produce, two_clusters, until
 from tests.e2e.raw_log import identical_sections
 
 StartLab = Callable[..., LinkLab]
@@ -34,7 +34,7 @@ def start_lab(request: pytest.FixtureRequest) -> Iterator[StartLab]:
 @pytest.fixture(scope="module")
 def lab(clusters: Clusters) -> Iterator[LinkLab]:
     """A reversed link between two clusters of 4.3.0 that the tests of this module share."""
-    lab = LinkLab(clusters("4.3.0"), clusters("4.3.0", config={"log.retention.hours": "167"}))
+    lab = LinkLab(*two_clusters(clusters))
     yield lab
     lab.save_logs()
     lab.close()
@@ -54,7 +54,7 @@ def lab(clusters: Clusters) -> Iterator[LinkLab]:
 def test_every_record_at_its_offset(
     clusters: Clusters, start_lab: StartLab, unique_name: Name, source: str, destination: str, shape: Shape
 ) -> None:
-    origin = clusters(source)
+    origin = clusters(source, config={"log.retention.hours": "166"})
     target = clusters(destination, config={"log.retention.hours": "167"})
     lab = start_lab(origin, target, shape=shape)
     topic = unique_name()

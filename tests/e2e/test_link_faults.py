@@ -13,7 +13,7 @@ from confluent_kafka import Producer
 
 from compose.kafka import KafkaCluster
 from tests.conftest import Clusters, has_failed
-from tests.e2e.link_lab import CODECS, LinkLab, delete_records, produce, until
+from tests.e2e.link_lab import CODECS, LinkLab, delete_records, produce, two_clusters, until
 from tests.e2e.random_log import RandomLog
 
 PARTITIONS = 6
@@ -215,9 +215,7 @@ def new_mirrors(lab: LinkLab, name: str, rounds: int, partitions: int = 100) -> 
 @pytest.fixture(scope="module")
 def steady(clusters: Clusters) -> Iterator[LinkLab]:
     """A dialled link between clusters that nobody kills."""
-    lab = LinkLab(
-        clusters("4.3.0"), clusters("4.3.0", config={"log.retention.hours": "167"}), shape="dialled"
-    )
+    lab = LinkLab(*two_clusters(clusters), shape="dialled")
     yield lab
     lab.save_logs()
     lab.close()
@@ -235,9 +233,7 @@ def test_twenty_new_mirrors_of_a_hundred_partitions(steady: LinkLab, unique_name
 def test_two_replicators_for_one_partition(
     request: pytest.FixtureRequest, clusters: Clusters, unique_name: Callable[[], str]
 ) -> None:
-    lab = LinkLab(
-        clusters("4.3.0"), clusters("4.3.0", config={"log.retention.hours": "167"}), shape="dialled"
-    )
+    lab = LinkLab(*two_clusters(clusters), shape="dialled")
     try:
         topic = unique_name()
         lab.source.create_topic(topic, PARTITIONS)
@@ -276,9 +272,7 @@ def test_a_foreign_writer_while_the_gateway_runs(steady: LinkLab, unique_name: C
 def test_a_foreign_writer_while_the_gateway_is_stopped(
     request: pytest.FixtureRequest, clusters: Clusters, unique_name: Callable[[], str], count: int
 ) -> None:
-    lab = LinkLab(
-        clusters("4.3.0"), clusters("4.3.0", config={"log.retention.hours": "167"}), shape="dialled"
-    )
+    lab = LinkLab(*two_clusters(clusters), shape="dialled")
     try:
         topic = unique_name()
         lab.source.create_topic(topic, 1)

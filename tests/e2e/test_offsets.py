@@ -19,7 +19,7 @@ from tests.e2e.group_lab import (
     offsets,
     task,
 )
-from tests.e2e.link_lab import LinkLab, produce, until
+from tests.e2e.link_lab import LinkLab, produce, two_clusters, until
 
 Name = Callable[[], str]
 StartLab = Callable[..., LinkLab]
@@ -42,7 +42,7 @@ def start_lab(request: pytest.FixtureRequest) -> Iterator[StartLab]:
 @pytest.fixture(scope="module")
 def lab(clusters: Clusters) -> Iterator[LinkLab]:
     """A reversed link with offset sync between two clusters of 4.3.0 that the tests of this module share."""
-    lab = LinkLab(clusters("4.3.0"), clusters("4.3.0", config={"log.retention.hours": "167"}), configs=SYNC)
+    lab = LinkLab(*two_clusters(clusters), configs=SYNC)
     yield lab
     lab.save_logs()
     lab.close()
@@ -183,8 +183,7 @@ def test_only_stable_commits_of_transactions(lab: LinkLab, unique_name: Name) ->
 def test_the_last_sync_is_at_the_promote(clusters: Clusters, start_lab: StartLab, unique_name: Name) -> None:
     hourly = {**SYNC, "consumer.offset.sync.ms": "3600000"}
     lab = start_lab(
-        clusters("4.3.0"),
-        clusters("4.3.0", config={"log.retention.hours": "167"}),
+        *two_clusters(clusters),
         shape="dialled",
         configs=hourly,
     )
@@ -243,8 +242,7 @@ def test_without_filters_nothing_is_synced_and_the_task_says_so(
 ) -> None:
     configs = {**SYNC, "consumer.offset.group.filters": ""}
     lab = start_lab(
-        clusters("4.3.0"),
-        clusters("4.3.0", config={"log.retention.hours": "167"}),
+        *two_clusters(clusters),
         shape="dialled",
         configs=configs,
     )

@@ -21,7 +21,7 @@ from tests.e2e.clients import Aiokafka, Librdkafka
 from tests.e2e.conftest import Fronts
 from tests.e2e.front import Front
 from tests.e2e.java_clients import Java
-from tests.e2e.link_lab import LinkLab, produce, until
+from tests.e2e.link_lab import LinkLab, produce, two_clusters, until
 from tests.e2e.workload import Consuming, Producing, check, eventually
 
 Names = Callable[[], str]
@@ -149,8 +149,7 @@ def test_readiness_speaks_for_all_workers(front: Front) -> None:
 def lab(clusters: Clusters) -> Iterator[LinkLab]:
     """A reversed link to a gateway of two workers."""
     lab = LinkLab(
-        clusters("4.3.0"),
-        clusters("4.3.0", config={"log.retention.hours": "167"}),
+        *two_clusters(clusters),
         destination_settings=TWO,
     )
     yield lab
