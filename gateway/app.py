@@ -60,6 +60,7 @@ from gateway.sessions.scram_users import ScramUsers
 from gateway.sessions.services import SessionServices
 from gateway.sessions.session import Session
 from gateway.sessions.topic_ids import TopicIds
+from gateway.sessions.topic_questions import TopicQuestions
 from gateway.state.records import StateFormatError
 from gateway.state.secrets import Secrets
 from gateway.state.store import STATE_TOPIC, StateUnavailable, Store
@@ -172,9 +173,6 @@ class App:
 
     async def run(self) -> None:
         """Runs until `stop` is called; StartError."""
-        if self._acls is not None:
-            # Until sessions ask the ACLs about every request, starting would let everybody do everything.
-            raise StartError("authorization: acls is not enforced by this version yet")
         allow_descriptors(self._config.limits.max_connections)
         admin = self._bind_admin() if self._worker.is_first else None
         try:
@@ -344,6 +342,7 @@ class App:
             users=self._scram_users,
             attach=self._links,
             reserved_ids=self._reserved_ids,
+            questions=TopicQuestions(self._cluster),
             serving=lambda: self._serving,
         )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self, TypeAlias
 
 from protocol.api_keys import ApiKey
+from protocol.authorize import is_judged
 from protocol.fields import COMPACT, INT16, INT32, INT64, encode_uvarint
 from protocol.headers import encode_response_header
 
@@ -192,8 +193,12 @@ class Features:
 
 
 def advertised(broker: Versions) -> dict[int, tuple[int, int]]:
-    """Return what clients are shown of a broker with those versions, in the order of the keys."""
-    shown: dict[int, tuple[int, int]] = {**_overlap(FORWARDED, broker), **ANSWERED_HERE}
+    """Return what clients are shown of a broker with those versions, in the order of the keys.
+
+    An API of which it is not known what permissions it needs is not among it.
+    """
+    judged = {key: versions for key, versions in FORWARDED.items() if is_judged(key)}
+    shown: dict[int, tuple[int, int]] = {**_overlap(judged, broker), **ANSWERED_HERE}
     if ApiKey.PRODUCE in shown:
         shown[ApiKey.PRODUCE] = (0, shown[ApiKey.PRODUCE][1])
     return dict(sorted(shown.items()))

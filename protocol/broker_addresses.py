@@ -104,6 +104,23 @@ def rewrite_addresses(
     return _apply(frame, edits)
 
 
+def drop_topics(version: int, frame: Frame, hidden: Hidden) -> Frame | list[Buffer]:
+    """Drop the topics of a Metadata response that are `hidden`; else as `rewrite_addresses`. DecodeError."""
+    encoding = COMPACT if is_flexible(ApiKey.METADATA, version) else PLAIN
+    body = response_body_offset(ApiKey.METADATA, version, frame)
+    response = _Response(ApiKey.METADATA, version, frame, body, encoding, _no_address, hidden, None)
+    try:
+        topics_at = _metadata_topics_at(response, _edit_brokers(response, *_metadata_brokers(response)).end)
+        edits = _drop_topics(response, topics_at, hidden)
+    except OUT_OF_BOUNDS as error:
+        raise DecodeError(f"METADATA response v{version}: {error}") from error
+    return _apply(frame, edits)
+
+
+def _no_address(_node_id: int) -> None:
+    return None
+
+
 def _apply(frame: Frame, edits: list[_Edit]) -> Frame | list[Buffer]:
     changes = [edit for edit in edits if frame[edit.start : edit.end] != edit.new]
     if not changes:
@@ -148,19 +165,28 @@ def _encode_address(encoding: Encoding, address: tuple[str, int]) -> bytes:
 
 
 def _edit_metadata(response: _Response) -> list[_Edit]:
-    version = response.version
-    end_of_broker: Layout = (STRING,) * (version >= 1) + (TAGS,) * (version >= 9)
-    brokers = _edit_brokers(response, response.body + 4 * (version >= 3), end_of_broker)
+    brokers = _edit_brokers(response, *_metadata_brokers(response))
     if response.hidden is None:
         return [brokers]
-    cluster_and_controller: Layout = (STRING,) * (version >= 2) + (4,) * (version >= 1)
-    topics_at = skip(response.frame, brokers.end, cluster_and_controller, response.encoding)
-    topics = _drop_topics(response, topics_at, response.hidden)
+    topics = _drop_topics(response, _metadata_topics_at(response, brokers.end), response.hidden)
     none, null = response.encoding.encode_count(0), response.encoding.encode_count(-1)
     if brokers.new == none and topics[0].new not in (none, null):
         # librdkafka would never ask anybody again (its issue 5301).
         raise NoBrokers("there are topics, but no broker of theirs has a port on this listener")
     return [brokers, *topics]
+
+
+def _metadata_brokers(response: _Response) -> tuple[int, Layout]:
+    """Where the brokers begin, and what ends each of them."""
+    version = response.version
+    end_of_broker: Layout = (STRING,) * (version >= 1) + (TAGS,) * (version >= 9)
+    return response.body + 4 * (version >= 3), end_of_broker
+
+
+def _metadata_topics_at(response: _Response, brokers_end: int) -> int:
+    version = response.version
+    cluster_and_controller: Layout = (STRING,) * (version >= 2) + (4,) * (version >= 1)
+    return skip(response.frame, brokers_end, cluster_and_controller, response.encoding)
 
 
 def _drop_topics(response: _Response, start: int, hidden: Hidden) -> list[_Edit]:

@@ -8,7 +8,7 @@ than its bytes have room for with a batch of records each.
 """
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -33,9 +33,9 @@ FETCH_VERSIONS: Final = range(4, 19)
 CONSUMER: Final = -1
 
 PRODUCE_FLEXIBLE: Final = 9
-_FETCH_SESSIONS: Final = 7
+FETCH_SESSIONS: Final = 7
 _FETCH_RACK_ID: Final = 11
-_FETCH_FLEXIBLE: Final = 12
+FETCH_FLEXIBLE: Final = 12
 _FETCH_REPLICA_STATE: Final = 15
 # Both requests name topics by id from here on.
 TOPIC_IDS: Final = 13
@@ -81,7 +81,10 @@ class ProduceView(NamedTuple):
 
 
 class FetchView(NamedTuple):
-    """A Fetch request of broker `replica_id` or a CONSUMER; `forgotten` leaves its session (KIP-227)."""
+    """A Fetch request of broker `replica_id` or a CONSUMER; `forgotten` leaves its session (KIP-227).
+
+    Its body begins at `body_at`, session and topics at `session_at`, and what follows them at `rest_at`.
+    """
 
     version: int
     replica_id: int
@@ -93,6 +96,9 @@ class FetchView(NamedTuple):
     session_epoch: int
     topics: tuple[TopicView, ...]
     forgotten: tuple[TopicView, ...]
+    body_at: int
+    session_at: int
+    rest_at: int
 
 
 _ReadPartitions: TypeAlias = Callable[[Buffer, int], tuple[tuple[int, ...], int]]
@@ -120,11 +126,59 @@ def read_produce(version: int, frame: Buffer, body_at: int = 0) -> ProduceView:
     return ProduceView(version, frame, body_at, topics_at, transactional_id, acks, timeout_ms, topics)
 
 
+def has_transactional_records(request: ProduceView) -> bool:
+    """Whether the batch of any partition is part of a transaction; DecodeError.
+
+    As Kafka's RequestUtils looks: at the first batch of each partition, of which a request may have no more.
+    """
+    frame, encoding = request.frame, COMPACT if request.version >= PRODUCE_FLEXIBLE else PLAIN
+    name_size = _ID_SIZE if request.version >= TOPIC_IDS else None
+    try:
+        return any(
+            _is_transactional(frame, start, size)
+            for topic in request.topics
+            for start, size in _produced_records(frame, topic, encoding, name_size)
+        )
+    except MALFORMED as error:
+        raise DecodeError(f"Produce request v{request.version}: {error}") from error
+
+
+def _produced_records(
+    frame: Buffer, topic: TopicView, encoding: Encoding, name_size: int | None
+) -> Iterator[tuple[int, int]]:
+    at = encoding.skip_string(frame, topic.start) if name_size is None else topic.start + name_size
+    count, at = encoding.read_count(frame, at)
+    for _ in range(count):
+        length_at = at + INT32.size
+        end = encoding.skip_bytes(frame, length_at)
+        size = _bytes_size(frame, length_at, encoding)
+        yield end - size, size
+        at = end if encoding is PLAIN else refuse_tags(frame, end)
+
+
+def _bytes_size(frame: Buffer, at: int, encoding: Encoding) -> int:
+    if encoding is PLAIN:
+        return max(int(INT32.unpack_from(frame, at)[0]), 0)
+    return max(read_uvarint(frame, at)[0] - 1, 0)
+
+
+def _is_transactional(frame: Buffer, start: int, size: int) -> bool:
+    # Magic and attributes of a record batch; older formats have no transactions.
+    return (
+        size > _ATTRIBUTES_LOW and frame[start + _MAGIC] == 2 and bool(frame[start + _ATTRIBUTES_LOW] & 0x10)
+    )
+
+
+_ID_SIZE: Final = 16
+_MAGIC: Final = 16
+_ATTRIBUTES_LOW: Final = 22
+
+
 def read_fetch(version: int, frame: Buffer, body_at: int = 0) -> FetchView:
     """Read the Fetch request whose body begins at `body_at`; DecodeError, UnsupportedVersion."""
     if version not in FETCH_VERSIONS:
         raise UnsupportedVersion(ApiKey.FETCH, version)
-    flexible = version >= _FETCH_FLEXIBLE
+    flexible = version >= FETCH_FLEXIBLE
     encoding = COMPACT if flexible else PLAIN
     by_id = version >= TOPIC_IDS
     replica_id = CONSUMER
@@ -137,13 +191,15 @@ def read_fetch(version: int, frame: Buffer, body_at: int = 0) -> FetchView:
             at += INT32.size
         limits: tuple[int, int, int, int] = _FETCH_LIMITS.unpack_from(frame, at)
         at += _FETCH_LIMITS.size
-        if version >= _FETCH_SESSIONS:
+        session_at = at
+        if version >= FETCH_SESSIONS:
             session_id, session_epoch = _FETCH_SESSION.unpack_from(frame, at)
             at += _FETCH_SESSION.size
         topics, at = _read_topics(frame, at, encoding, by_id, _FETCHED[version], _LEAST_FETCHED_BYTES)
-        if version >= _FETCH_SESSIONS:
+        if version >= FETCH_SESSIONS:
             read_partitions = _read_compact_forgotten if flexible else _read_plain_forgotten
             forgotten, at = _read_topics(frame, at, encoding, by_id, read_partitions, _LEAST_FETCHED_BYTES)
+        rest_at = at
         if version >= _FETCH_RACK_ID:
             rack_id, at = encoding.read_string(frame, at)
             expect_string(rack_id)
@@ -153,7 +209,18 @@ def read_fetch(version: int, frame: Buffer, body_at: int = 0) -> FetchView:
         check_end(frame, at)
     except MALFORMED as error:
         raise DecodeError(f"Fetch request v{version}: {error}") from error
-    return FetchView(version, replica_id, *limits, session_id, session_epoch, topics, forgotten)
+    return FetchView(
+        version,
+        replica_id,
+        *limits,
+        session_id,
+        session_epoch,
+        topics,
+        forgotten,
+        body_at,
+        session_at,
+        rest_at,
+    )
 
 
 def _read_topics(

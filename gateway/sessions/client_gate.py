@@ -19,6 +19,7 @@ from gateway import observe
 from gateway.security.principals import Principal
 from gateway.sessions import local_replies
 from gateway.sessions.acl_requests import UnknownElement
+from gateway.sessions.authorization import Authorization
 from gateway.sessions.broker_versions import BrokerVersions
 from gateway.sessions.request_path import Decision, Finish, Forward, Parts, Refuse, Reply
 from gateway.sessions.reserved_names import (
@@ -78,6 +79,13 @@ class ClientGate:
         self._versions: BrokerVersions | None = None
         self._log = log.bind(listener=services.listener, node_id=node_id)
         self._responses = Responses(services)
+        self._authorization: Authorization | None = None
+
+    def authenticated(self, principal: Principal, host: str) -> None:
+        """Told who the client is, and from which address; may be called again."""
+        self.principal = principal
+        if self._services.acls is not None and self._authorization is None:
+            self._authorization = Authorization(self._services, str(principal), host, self._node_id)
 
     def decide_at_once(self, header: RequestHeader, frame: bytearray) -> Forward | None:
         """As `decide`, if the request is forwarded and nothing must be waited for; otherwise None."""
@@ -89,7 +97,15 @@ class ClientGate:
             return self._produce_at_once(header, frame)
         if key in _STEPS or self._may_name_reserved(frame):
             return None
-        return Forward(frame, self._responses.finish(key, version))
+        finish = self._responses.finish(key, version)
+        if self._services.acls is None:
+            return Forward(frame, finish)
+        authorization = self._authorization
+        if authorization is None:
+            return None
+        if key == ApiKey.FETCH:
+            return authorization.fetch_at_once(header, frame, finish)
+        return Forward(frame, finish) if authorization.passes(header, frame) else None
 
     async def decide(self, header: RequestHeader, frame: bytearray) -> ClientDecision:
         """What becomes of a request; DecodeError if it had to be looked into and is malformed, DialError."""
@@ -109,9 +125,34 @@ class ClientGate:
             # An ApiVersions request of any version has an answer (KIP-511).
             if key != ApiKey.API_VERSIONS and not lowest <= version <= highest:
                 return Refuse(f"{observe.api_name(key)} version {version} was not advertised")
-            return await _STEPS[key](self, header, frame)
+            if key in _FOR_ANYBODY or self._services.acls is None:
+                return await _STEPS[key](self, header, frame)
+            return await self._authorized(header, frame)
         if not is_forwardable(versions.shown, key, version):
             return Refuse(f"{observe.api_name(key)} version {version} was not advertised")
+        if self._services.acls is None:
+            return await self._unhindered(header, frame)
+        return await self._authorized(header, frame)
+
+    async def _authorized(self, header: RequestHeader, frame: bytearray) -> ClientDecision:
+        """What becomes of a request where there are ACLs."""
+        authorization, key = self._authorization, header.api_key
+        if authorization is None:
+            return Refuse("it is not known who the client is")
+        if key == ApiKey.PRODUCE:
+            return await self._unhindered(header, frame)
+        if key != ApiKey.FETCH:
+            decision: ClientDecision = await authorization.around(header, frame, self._unhindered)
+            return decision
+        finish = self._responses.finish(key, header.api_version)
+        decision = await authorization.fetch(header, frame, finish)
+        if isinstance(decision, Forward) and self._may_name_reserved(decision.frame):
+            return self._substitute(header, decision.frame, decision.finish)
+        return decision
+
+    async def _unhindered(self, header: RequestHeader, frame: bytearray) -> ClientDecision:
+        """What becomes of a request as far as ACLs are not concerned."""
+        key, version = header.api_key, header.api_version
         step = _STEPS.get(key)
         if step is not None:
             return await step(self, header, frame)
@@ -160,7 +201,8 @@ class ClientGate:
         return self._services.users
 
     def _is_super_user(self) -> bool:
-        return str(self.principal) in self._services.super_users
+        # With ACLs it was judged before, whether super user or not.
+        return self._services.acls is not None or str(self.principal) in self._services.super_users
 
     async def _authenticate(self, _header: RequestHeader, _frame: bytearray) -> Authenticate:
         return Authenticate()
@@ -175,6 +217,10 @@ class ClientGate:
         topics = [view.topic for view in request.topics]
         if not self._mirrors.are_known(topics):
             return None
+        if self._services.acls is not None and (
+            self._authorization is None or not self._authorization.passes_produce(header, request)
+        ):
+            return None
         name_of, read_only_mirror = self._services.topic_ids.name_of, self._mirrors.read_only_mirror
         for topic in topics:
             name = topic if isinstance(topic, str) else name_of(topic)
@@ -185,7 +231,7 @@ class ClientGate:
 
     async def _produce(self, header: RequestHeader, frame: bytearray) -> Decision:
         request = read_produce(header.api_version, frame, header.body_offset)
-        refused = await self._produce_refusals(request)
+        refused = await self._produce_refusals(header, request)
         finish = self._responses.finish(header.api_key, header.api_version)
         expects_reply = request.acks != _NO_ACKS
         split = split_produce(request, refused.get) if refused else None
@@ -200,7 +246,9 @@ class ClientGate:
             return Refuse(why)
         return Forward(frame[: header.body_offset] + split.body, expects_reply=False, close_after=why)
 
-    async def _produce_refusals(self, request: ProduceView) -> dict[str | UUID, Refusal]:
+    async def _produce_refusals(
+        self, header: RequestHeader, request: ProduceView
+    ) -> dict[str | UUID, Refusal]:
         topics = [view.topic for view in request.topics]
         if request.transactional_id is not None and is_reserved(request.transactional_id):
             return dict.fromkeys(topics, Refusal(ErrorCode.transactional_id_authorization_failed))
@@ -218,6 +266,8 @@ class ClientGate:
                     refused[topic] = Refusal(ErrorCode.unknown_topic_id)
             elif is_reserved(topic):
                 refused[topic] = Refusal(ErrorCode.unknown_topic_or_partition)
+        if self._authorization is not None:
+            refused = self._authorization.produce_refusals(header, request, names) | refused
         others = [topic for topic in topics if topic not in refused]
         unknown = await self._unknown_state(ApiKey.PRODUCE, others)
         if unknown is not None:
@@ -402,6 +452,8 @@ def _count_refusals(header: RequestHeader, refused: dict[str | UUID, Refusal]) -
         observe.refusals.labels(observe.api_name(header.api_key), ErrorCode(refusal.error_code).name).inc()
 
 
+# Before anybody is known, and whoever it is.
+_FOR_ANYBODY: Final = frozenset({ApiKey.API_VERSIONS, ApiKey.SASL_HANDSHAKE, ApiKey.SASL_AUTHENTICATE})
 _Step = Callable[[ClientGate, RequestHeader, bytearray], Awaitable[ClientDecision]]
 # A table of the gate's own methods.
 _STEPS: Final[dict[int, _Step]] = {

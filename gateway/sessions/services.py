@@ -10,6 +10,7 @@ from uuid import UUID
 from gateway.complaints import Complaints
 from gateway.config import LimitsConfig
 from gateway.security.acls import Acls
+from gateway.security.audit import Audit
 from gateway.security.policy import AuthenticationPolicy
 from gateway.security.principals import Principal
 from gateway.sessions.acl_requests import AclRequests
@@ -17,6 +18,7 @@ from gateway.sessions.broker_versions import VersionCache
 from gateway.sessions.presentation import ShownNow, no_mirrors
 from gateway.sessions.scram_users import ScramUsers
 from gateway.sessions.topic_ids import TopicIds
+from gateway.sessions.topic_questions import TopicQuestions
 from gateway.upstreams.connection import BrokerConnection
 from gateway.wire import FrameConnection
 from protocol.reverse import LinkAttachRequest, LinkAttachResponse
@@ -106,6 +108,8 @@ class SessionServices:
     acls: Callable[[], Acls | None] | None = None
     # Without it requests about ACLs are the broker's.
     acl_requests: AclRequests | None = None
+    audit: Audit = field(default_factory=Audit)
+    questions: TopicQuestions | None = None
     users: ScramUsers | None = None
     attach: AttachHandler | None = None
     reserved_ids: Callable[[], frozenset[UUID]] = frozenset

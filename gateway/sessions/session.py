@@ -163,7 +163,8 @@ class Session:
             self._expiry = asyncio.get_running_loop().call_later(
                 lifetime_s, self._change, SessionEvent.EXPIRE
             )
-        self.principal = self._gate.principal = principal
+        self.principal = principal
+        self._gate.authenticated(principal, self._wire.peer_host)
         self._wire.max_frame_bytes = self._services.limits.max_frame_bytes
         self._wire.trusted_bytes = _TRUSTED_BYTES
         self._log = self._log.bind(principal=str(principal))

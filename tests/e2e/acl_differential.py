@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from tests.e2e import real_authorizer
+from tests.e2e import acl_comparison, real_authorizer
 
 _CASES: Final = 200_000
 _SHOWN: Final = 20
@@ -23,7 +23,7 @@ def authorizer() -> Mapping[str, int]:
     return {"authorizer_cases": found.cases, "authorizer_differences": len(found.differences)}
 
 
-PARTS: Final[tuple[Callable[[], Mapping[str, int]], ...]] = (authorizer,)
+PARTS: Final[tuple[Callable[[], Mapping[str, int]], ...]] = (authorizer, acl_comparison.full)
 
 
 def main() -> int:

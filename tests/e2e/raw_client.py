@@ -19,7 +19,7 @@ Address = tuple[str, int]
 _TIMEOUT = datetime.timedelta(seconds=10)
 
 
-def make(api_key: int, version: int, **fields: Any) -> Any:
+def make(api_key: int, version: int, /, **fields: Any) -> Any:
     """A request; nested structures are given as dicts, lists as lists. What is not given is zero or empty."""
     return fill(request_class(api_key, version), fields)
 
