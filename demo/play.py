@@ -26,7 +26,7 @@ from demo.records import (
     read_log,
 )
 from demo.screen import DemoFailed, Progress, Screen, Span, equality_table
-from demo.stage import LINK, LINK_USER, PARTITIONS, TOPIC, Stage, clusters
+from demo.stage import LINK, LINK_USER, MOVING_GROUP, PARTITIONS, TOPIC, Stage, clusters
 
 RECORDS: Final = 100_000
 GROUP: Final = "analytics"
@@ -60,6 +60,7 @@ def play(screen: Screen, kept: Callable[[], None] | None) -> None:
         group = GroupConsumer(ready.cloud_client, TOPIC, GROUP)
         try:
             _consume(screen, ready, group, spans)
+            _move(screen, ready)
             _produce_refused(screen, ready)
             _promote(screen, ready, group, spans)
         finally:
@@ -155,6 +156,30 @@ def _consume(screen: Screen, ready: Stage, group: GroupConsumer, spans: list[Spa
     with screen.waiting("reading the source, to compare"):
         source = read_log(ready.source_client, TOPIC, spans)
     compare(screen, source, mirror)
+
+
+def _move(screen: Screen, ready: Stage) -> None:
+    screen.step("A consumer moves: it stops on-prem, and goes on in the cloud with the next record")
+    first = RECORDS // 5
+    with screen.waiting("consuming on-prem"):
+        on_prem = GroupConsumer(ready.source_client, TOPIC, MOVING_GROUP)
+        try:
+            before = on_prem.read(PARTITIONS, first)
+        finally:
+            on_prem.close()
+    screen.note(f"group {MOVING_GROUP}: {first:,} records on-prem, committed, and stopped")
+    ready.causeway("group", "move", MOVING_GROUP, "--link", LINK, "--url", ready.cloud.admin_url)
+    with screen.waiting("consuming in the cloud"):
+        cloud = GroupConsumer(ready.cloud_client, TOPIC, MOVING_GROUP)
+        try:
+            after = cloud.read(PARTITIONS, RECORDS - first)
+        finally:
+            cloud.close()
+    for index, records in before.items():
+        offsets = [record.offset for record in (*records, *after[index])]
+        if offsets != list(range(len(offsets))):
+            raise DemoFailed(f"group {MOVING_GROUP} lost or repeated records of partition {index}")
+    screen.good(f"the other {RECORDS - first:,} records in the cloud: none lost, none twice")
 
 
 def compare(screen: Screen, source: Log, mirror: Log) -> None:

@@ -41,6 +41,7 @@ LINK: Final = "hybrid"
 LINK_USER: Final = "CP-and-CC-Linking"
 CLIENT_USER: Final = "analyst"
 READER_USER: Final = "link-reader"
+MOVING_GROUP: Final = "billing"
 DESTINATION_CONFIG: Final = "clusterlink-hybrid-dst.config"
 SOURCE_CONFIG: Final = "clusterlink-CP-src.config"
 _CA: Final = "ca.pem"
@@ -148,19 +149,23 @@ def _closer(future: Future[KafkaCluster]) -> Any:
 
 
 def prepare_source(source: KafkaCluster) -> None:
-    """The topic, and a user who may read it and nothing else: that is all the link gets on-prem."""
+    """The topic, and a user who may read it and see a group: that is all the link gets on-prem."""
     source.create_topic(TOPIC, PARTITIONS)
     allowed = [
         AclBinding(
-            ResourceType.TOPIC,
-            TOPIC,
+            resource,
+            name,
             ResourcePatternType.LITERAL,
             f"User:{READER_USER}",
             "*",
             operation,
             AclPermissionType.ALLOW,
         )
-        for operation in (AclOperation.READ, AclOperation.DESCRIBE_CONFIGS)
+        for resource, name, operation in (
+            (ResourceType.TOPIC, TOPIC, AclOperation.READ),
+            (ResourceType.TOPIC, TOPIC, AclOperation.DESCRIBE_CONFIGS),
+            (ResourceType.GROUP, MOVING_GROUP, AclOperation.DESCRIBE),
+        )
     ]
     for future in source.admin.create_acls(allowed).values():
         future.result(20)

@@ -176,6 +176,9 @@ class LinkTask:
             await wait_for(self._changed, self._pause_s(config, time.monotonic() - began))
 
     def _may_run(self, config: LinkConfig) -> bool:
+        return self._can_run(config)
+
+    def _can_run(self, config: LinkConfig) -> bool:
         work = self._work
         return work.is_on(config) and not work.problems(config) and self._held_back() is None
 
@@ -187,8 +190,8 @@ class LinkTask:
         return max(interval_s - took_s, min(interval_s, took_s * _BREATH))
 
     async def run_once_if_on(self) -> Sequence[TaskError]:
-        """As `run_once`, if it runs at all with the configs as they are."""
-        return await self.run_once() if self._may_run(self._config) else ()
+        """As `run_once`, if it runs at all with the configs as they are, here or on another gateway."""
+        return await self.run_once() if self._can_run(self._config) else ()
 
     async def run_once(self) -> Sequence[TaskError]:
         """Run now, after the run that is under way if there is one; what could not be done."""

@@ -10,9 +10,10 @@ that it gives the answer itself, and are cut out of what lists everything.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, Protocol, get_args, get_type_hints
 from uuid import UUID, uuid4
 
 from gateway import observe
@@ -46,6 +47,10 @@ TOPIC_FIELDS: Final = frozenset({"name", "topic"})
 GROUP_FIELDS: Final = frozenset({"group_id", "key", "coordinator_keys", "groups"})
 TRANSACTION_FIELDS: Final = frozenset({"transactional_id", "transactional_ids"})
 TOPIC_ID_FIELDS: Final = frozenset({"topic_id"})
+_NAMES: Final = (
+    TOPIC_FIELDS | GROUP_FIELDS | TRANSACTION_FIELDS | TOPIC_ID_FIELDS | {"is_internal", "resource_name"}
+)
+_CLIENT_HOST: Final = "client_host"
 
 # Their answers name what was not asked for, or show clients; the others only matter if something was hidden.
 _ALWAYS_DECODED: Final = frozenset(
@@ -272,8 +277,10 @@ class _Finish:
         response = decode_response(
             key, version, memoryview(frame)[response_body_offset(key, version, frame) :]
         )
-        shown = self.hidden.show(self._cut(response) if key in _ALWAYS_DECODED else response)
-        if shown == response:
+        shown = self._cut(response) if key in _ALWAYS_DECODED else response
+        if self.hidden.originals:
+            shown = self.hidden.show(shown)
+        if shown is response:
             return frame
         correlation_id = int.from_bytes(frame[:4], "big", signed=True)
         return bytearray(encode_response_header(key, version, correlation_id) + encode_response(shown))
@@ -281,35 +288,33 @@ class _Finish:
     def _cut(self, message: Any) -> Any:
         """`message` without list entries about something hidden, and without hosts of clients."""
         changes: dict[str, Any] = {}
-        for field in dataclasses.fields(message):
-            value = getattr(message, field.name)
-            if isinstance(value, tuple):
-                kept = tuple(entry for entry in value if not self._is_about_hidden(entry))
-                changes[field.name] = tuple(
-                    self._cut(entry) if dataclasses.is_dataclass(entry) else entry for entry in kept
-                )
-            elif field.name == "client_host":
-                changes[field.name] = ""
+        for name in _telling_fields(message.__class__):
+            value = getattr(message, name)
+            if name == _CLIENT_HOST:
+                changes[name] = ""
+            elif value is not None:
+                kept = tuple(self._cut(entry) for entry in value if not self._is_about_hidden(entry))
+                if len(kept) != len(value) or any(
+                    new is not old for new, old in zip(kept, value, strict=True)
+                ):
+                    changes[name] = kept
         return dataclasses.replace(message, **changes) if changes else message
 
     def _is_about_hidden(self, entry: Any) -> bool:
-        if not dataclasses.is_dataclass(entry):
-            return False
         if self.api_key == ApiKey.DESCRIBE_ACLS:
             return self._is_acl_of_hidden(entry)
         if getattr(entry, "is_internal", False):
             return True
-        values = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)}
-        if isinstance(values.get("name"), str):
-            # A topic may be newer than what is known of ids; where its name is given, that decides.
-            values.pop("topic_id", None)
-        return any(
+        # A topic may be newer than what is known of ids; where its name is given, that decides.
+        named = isinstance(getattr(entry, "name", None), str)
+        for name in _naming_fields(entry.__class__):
+            if named and name in TOPIC_ID_FIELDS:
+                continue
+            value = getattr(entry, name)
             # A stand-in is the answer to what was asked.
-            isinstance(value, str | UUID)
-            and value not in self.hidden.originals
-            and _is_hidden(self.gate, name, value)
-            for name, value in values.items()
-        )
+            if value not in self.hidden.originals and _is_hidden(self.gate, name, value):
+                return True
+        return False
 
     def _is_acl_of_hidden(self, entry: Any) -> bool:
         name = getattr(entry, "resource_name", None)
@@ -319,6 +324,41 @@ class _Finish:
             entry.resource_type == _TOPIC_RESOURCE and getattr(entry, "pattern_type", _LITERAL) == _LITERAL
         )
         return is_reserved(name) or (literal_topic and self.gate.hides_topic(name))
+
+
+@functools.cache
+def _naming_fields(entry: type) -> tuple[str, ...]:
+    """The plain fields of a list entry that may name something hidden."""
+    return tuple(
+        field.name
+        for field in dataclasses.fields(entry)
+        if field.name in _NAMES and _part(entry, field) is None
+    )
+
+
+@functools.cache
+def _telling_fields(message: type) -> tuple[str, ...]:
+    """The fields of a message that may have to be cut: most of what a long answer holds is numbers."""
+    return tuple(
+        field.name
+        for field in dataclasses.fields(message)
+        if field.name == _CLIENT_HOST
+        or ((part := _part(message, field)) is not None and (_naming_fields(part) or _telling_fields(part)))
+    )
+
+
+def _part(message: type, field: dataclasses.Field[Any]) -> type | None:
+    """The class of the entries of a list of structures, None for any other field."""
+    for each in _flat(get_type_hints(message)[field.name]):
+        if dataclasses.is_dataclass(each):
+            return each if isinstance(each, type) else None
+    return None
+
+
+def _flat(hint: Any) -> Iterator[Any]:
+    yield hint
+    for each in get_args(hint):
+        yield from _flat(each)
 
 
 def _neutral_address(node_id: int) -> tuple[str, int]:

@@ -75,6 +75,8 @@ def test_it_shows_the_main_job_stays_up_when_told_to_and_leaves_nothing(demo: De
     assert "$ causeway mirror create clickstream --link hybrid" in shown
     assert "Cannot append records to read-only mirror topic 'clickstream'" in shown
     assert "clickstream: STOPPED, writable." in shown
+    assert "$ causeway group move billing --link hybrid" in shown
+    assert "the other 80,000 records in the cloud: none lost, none twice" in shown
     assert "consumed by group analytics, which went on where it was" in shown
 
     assert demo.processes()

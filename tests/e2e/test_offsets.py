@@ -1,5 +1,6 @@
 """ConsumerOffsetSync on real clusters: what groups commit at the source is where they go on here."""
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -7,6 +8,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from gateway.upstreams.cluster import Cluster, DialConnector
+from gateway.upstreams.dialer import Security
+from gateway.upstreams.groups import Committed, commit_offsets, find_coordinators
 from tests.conftest import Clusters, has_failed
 from tests.e2e.group_lab import (
     ALL_GROUPS,
@@ -16,6 +20,7 @@ from tests.e2e.group_lab import (
     becomes,
     commit,
     committed,
+    metric,
     offsets,
     task,
 )
@@ -250,3 +255,46 @@ def test_without_filters_nothing_is_synced_and_the_task_says_so(
     assert shown["state"] == "IN_ERROR"
     assert shown["errors"][0]["error_code"] == "MISCONFIGURATION_ERROR"
     assert ALL_GROUPS not in str(shown)
+
+
+@pytest.mark.soak
+def test_a_thousand_groups_of_fifty_partitions_in_one_interval(
+    clusters: Clusters, start_lab: StartLab, unique_name: Name
+) -> None:
+    groups, partitions = 1_000, 50
+    lab = start_lab(clusters("4.3.0"), clusters("4.3.0", config={"log.retention.hours": "167"}), configs=SYNC)
+    topic = mirrored(lab, unique_name(), partitions, 100)
+    prefix = unique_name()
+    names = [f"{prefix}-{i}" for i in range(groups)]
+
+    async def commit_all(offset: int) -> float:
+        """Commit for every group at the source; how long that took, in seconds."""
+        cluster = Cluster(DialConnector([lab.source.internal_bootstrap], Security()))
+        began = time.monotonic()
+        nodes = await find_coordinators(cluster, names)
+        wanted = {(topic, p): Committed(offset) for p in range(partitions)}
+        for name in names:
+            node_id = nodes[name]
+            assert isinstance(node_id, int)
+            assert not await commit_offsets(cluster, node_id, name, wanted)
+        await cluster.close()
+        return time.monotonic() - began
+
+    series = f'causeway_group_offsets_committed_total{{link="{lab.link}"}}'
+    for offset in (40, 90):
+        before = metric(lab, series)
+        took_s = asyncio.run(commit_all(offset))
+        began = time.monotonic()
+        until(lambda: metric(lab, series) >= before + groups * partitions, 60, f"all of them: {task(lab)}")  # noqa: B023
+        print(f"{groups} groups, {groups * partitions} offsets: committed at the source in {took_s:.1f} s,")
+        print(f"all of them at the mirror {time.monotonic() - began:.1f} s later")
+        assert offsets(lab.destination, names[-1]) == {(topic, p): offset for p in range(partitions)}
+    seconds = f'causeway_link_task_seconds{{link="{lab.link}",task="ConsumerOffsetSync"}}'
+    after_runs(lab, 1)
+    quiet_s = metric(lab, seconds)
+    commit(at(lab.source), names[0], {(topic, 0): 95})
+    began = time.monotonic()
+    becomes(lab, names[0], {(topic, p): 95 if p == 0 else 90 for p in range(partitions)})
+    print(f"a run without changes takes {quiet_s:.2f} s;")
+    print(f"one commit was here {time.monotonic() - began:.2f} s later")
+    assert quiet_s < 30
