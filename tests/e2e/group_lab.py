@@ -93,7 +93,7 @@ def metric(lab: LinkLab, series: str) -> float:
     return next((float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(series + " ")), 0.0)
 
 
-def after_runs(lab: LinkLab, count: int = 2) -> None:
+def after_runs(lab: LinkLab, count: int = 1) -> None:
     """Return after so many whole runs of the sync from now on."""
     wanted = runs(lab) + count + 1
     until(lambda: runs(lab) >= wanted, 30, f"{count} runs: {task(lab)}")

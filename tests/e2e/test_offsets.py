@@ -177,7 +177,7 @@ def test_only_stable_commits_of_transactions(lab: LinkLab, unique_name: Name) ->
         producer.send_offsets_to_transaction(
             [TopicPartition(topic, 0, 90)], consumer.consumer_group_metadata(), 20
         )
-        after_runs(lab, 1)
+        after_runs(lab)
         assert offsets(lab.destination, group) == {(topic, 0): 10}, "nobody knows how it ends"
         end(20)
     consumer.close()
@@ -237,7 +237,7 @@ def test_filters_and_prefixes(
         commit(at(lab.source), group, {(topic, 0): 40})
     for group in ("in-1", "alone"):
         becomes(lab, f"eu.{group}", {(f"eu.{topic}", 0): 40})
-    after_runs(lab, 1)
+    after_runs(lab)
     for group in ("eu.in-but-out", "eu.out", "eu.alone-not", "in-1", "alone"):
         assert not offsets(lab.destination, group)
 
@@ -290,7 +290,7 @@ def test_a_thousand_groups_of_fifty_partitions_in_one_interval(
         print(f"all of them at the mirror {time.monotonic() - began:.1f} s later")
         assert offsets(lab.destination, names[-1]) == {(topic, p): offset for p in range(partitions)}
     seconds = f'causeway_link_task_seconds{{link="{lab.link}",task="ConsumerOffsetSync"}}'
-    after_runs(lab, 1)
+    after_runs(lab)
     quiet_s = metric(lab, seconds)
     commit(at(lab.source), names[0], {(topic, 0): 95})
     began = time.monotonic()
