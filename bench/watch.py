@@ -15,6 +15,8 @@ from compose.kafka import KafkaCluster
 
 _POLL_S: Final = 0.01
 _STALLED_AFTER_S: Final = 60.0
+# A JVM may have to start first.
+_BEGUN_AFTER_S: Final = 180.0
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def watch(
             last, progressed = found, looked
         elif found == 0:
             began = looked
-        if looked - progressed > _STALLED_AFTER_S:
-            raise RuntimeError(f"{last} of {wanted} arrived, then nothing for {_STALLED_AFTER_S:.0f} s")
+        if looked - progressed > (_STALLED_AFTER_S if last else _BEGUN_AFTER_S):
+            raise RuntimeError(f"{last} of {wanted} arrived, then nothing for {looked - progressed:.0f} s")
         time.sleep(_POLL_S)
     spent = cpu() - began_cpu if cpu is not None else None
     return time.monotonic() - began, last - first, spent
