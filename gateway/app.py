@@ -26,6 +26,7 @@ import uvicorn
 
 from gateway import observe
 from gateway.admin.acls import AclService
+from gateway.admin.audited import AuditedApi
 from gateway.admin.http_protocol import CertificateProtocol
 from gateway.admin.overview import Overview
 from gateway.admin.rest import build_api
@@ -45,6 +46,7 @@ from gateway.listeners.endpoints import Endpoint, Endpoints, bind
 from gateway.listeners.listener import Listener
 from gateway.peers import ALONE, EXIT_FAILED, NoAnswer, Peers, Worker
 from gateway.reload import FileWatch
+from gateway.security.audit import Audit, AuditError
 from gateway.security.credentials import Credentials
 from gateway.security.issuers import TokenIssuers
 from gateway.security.jwks import JwksError
@@ -131,6 +133,7 @@ class App:
         self._local_groups = LocalGroups(self._store)
         secrets_key = config.state.secrets_key
         self._acls = current_acls(config, self._store)
+        self._audit = Audit.of(config.audit, self._acls.owners if self._acls else None)
         self._links = Links(
             LinkServices(
                 cluster=self._cluster,
@@ -204,6 +207,7 @@ class App:
         await self._tasks.close()
         await self._store.stop()
         await self._cluster.close()
+        self._audit.close()
         log.info("gateway.stopped")
         if self._failure is not None:
             raise self._failure
@@ -343,6 +347,7 @@ class App:
             attach=self._links,
             reserved_ids=self._reserved_ids,
             questions=TopicQuestions(self._cluster),
+            audit=self._audit,
             serving=lambda: self._serving,
         )
 
@@ -436,7 +441,7 @@ class App:
             metrics_page=self._overview.metrics_page,
         )
         settings = uvicorn.Config(
-            api,
+            AuditedApi(api, self._audit),
             http=CertificateProtocol,
             ws="none",
             lifespan="off",
@@ -495,7 +500,7 @@ def run(config: Config, worker: Worker = ALONE) -> int:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(config, worker))
-    except (StartError, TlsError, JwksError) as error:
+    except (StartError, TlsError, JwksError, AuditError) as error:
         print(f"causeway: {error}", file=sys.stderr)
         return EXIT_FAILED
     return 0

@@ -78,6 +78,9 @@ requests = Counter(
 refusals = Counter(
     "causeway_refusals", "Requests, or parts of them, refused here.", ["api", "reason"], registry=registry
 )
+decisions = Counter(
+    "causeway_authorizations", "What ACLs decided, by API and result.", ["api", "result"], registry=registry
+)
 in_flight_full = Counter(
     "causeway_in_flight_full",
     "Requests that waited because their connection had as many in flight as it may.",

@@ -10,6 +10,7 @@ from gateway.config.limits import LimitsConfig
 from gateway.config.listeners import ListenerConfig, ProxyProtocol
 from gateway.config.models import (
     AdminConfig,
+    AuditConfig,
     Authorization,
     ClusterConfig,
     Config,
@@ -24,6 +25,7 @@ from gateway.config.values import format_host_port, parse_host_port
 
 __all__ = [
     "AdminConfig",
+    "AuditConfig",
     "Authentication",
     "Authorization",
     "ClusterConfig",

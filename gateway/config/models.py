@@ -194,6 +194,13 @@ class LoggingConfig(Section):
     format: Literal["json", "console"] = "json"
 
 
+class AuditConfig(Section):
+    """What was decided about whom; refusals are always told."""
+
+    file: Path | None = None
+    allowed_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
 class Authorization(StrEnum):
     """Whether ACLs decide what clients may do, or whoever a listener lets in may do everything."""
 
@@ -211,6 +218,7 @@ class Config(Section):
     super_users: list[PrincipalText] = []
     allow_everyone_if_no_acl_found: bool = False
     users: list[UserConfig] = []
+    audit: AuditConfig = AuditConfig()
     state: StateConfig = StateConfig()
     limits: LimitsConfig = LimitsConfig()
     workers: Annotated[int, Field(ge=1, le=64)] = 1

@@ -150,6 +150,7 @@ class Session:
         try:
             principal = self._authenticator.open()
         except AuthenticationRefused as refusal:
+            self._services.audit.login_refused(self._services.listener, self._wire.peer_host, str(refusal))
             raise SessionRefused("unauthenticated", str(refusal)) from None
         if principal is not None:
             self._change(SessionEvent.AUTHENTICATED)
@@ -319,6 +320,7 @@ class Session:
             step = await self._authenticator.take(header, frame)
         except AuthenticationRefused as refusal:
             # From its beginning, so that how long it took to find the reason cannot be seen.
+            self._services.audit.login_refused(self._services.listener, self._wire.peer_host, str(refusal))
             delay_s = self._services.limits.authentication_failure_delay_ms / 1000
             await asyncio.sleep(max(began + delay_s - time.monotonic(), 0))
             if refusal.body is not None and not self._wire.closed:

@@ -7,10 +7,12 @@ masked, lists have no order; then every answer must be the same, and so must wha
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -313,6 +315,8 @@ class ComparedGateway:
     def __init__(self, cluster: KafkaCluster, name: str = "acls") -> None:
         self._cluster = cluster
         self._lease = lease_ports(2)
+        self._directory = tempfile.TemporaryDirectory()
+        self.audit_file = Path(self._directory.name) / "audit.log"
         host, port = "127.0.0.1", self._lease.ports[0]
         listener = {
             "name": "users",
@@ -329,6 +333,7 @@ class ComparedGateway:
             "super_users": ["User:admin"],
             "users": [{"name": user, "password": password} for user, password in USERS.items()],
             "listeners": [listener],
+            "audit": {"file": str(self.audit_file)},
             # One address is all that these clients have.
             "limits": {"max_connections_per_ip": 1000},
         }
@@ -353,6 +358,7 @@ class ComparedGateway:
         """Ends it; idempotent."""
         self.process.close()
         self._lease.release()
+        self._directory.cleanup()
 
 
 def full() -> Mapping[str, int]:

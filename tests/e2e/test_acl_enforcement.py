@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -248,6 +249,35 @@ def test_acks_0_is_cut_off_when_something_is_refused(
         assert client.is_closed()
     eventually(lambda: end_of(opened, mine) == 1)
     assert end_of(opened, foreign) == 0
+
+
+def test_the_audit_says_who_was_refused_what(
+    gateway: ComparedGateway, opened: KafkaCluster, unique_name: Names
+) -> None:
+    topic = unique_name()
+    opened.create_topic(topic)
+    with gateway.connect("denied") as client:
+        client.call(fetch([topic], (0, -1)))
+    with pytest.raises(PermissionError):
+        RawClient(gateway.address, user="denied", password="a wrong one")
+    told = [json.loads(line) for line in gateway.audit_file.read_text().splitlines()]
+    (line,) = [each for each in told if each.get("resource") == topic]
+    assert line["timestamp"]
+    assert {name: line[name] for name in line if name not in {"timestamp", "correlation_id"}} == {
+        "event": "audit.decision",
+        "level": "info",
+        "result": "denied",
+        "api": "FETCH",
+        "listener": "users",
+        "principal": "User:denied",
+        "host": "127.0.0.1",
+        "operation": "READ",
+        "resource_type": "TOPIC",
+        "resource": topic,
+        "by": "default",
+    }
+    assert [each for each in told if each["event"] == "audit.login"]
+    assert "a wrong one" not in gateway.audit_file.read_text()
 
 
 def end_of(cluster: KafkaCluster, topic: str) -> int:
