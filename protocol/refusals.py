@@ -87,7 +87,7 @@ def _refuse_configs(request: Any, resource: Any, changed: frozenset[str]) -> Any
     topic = resource.resource_name
     return _element(_response_class(request), "responses")(
         error_code=ErrorCode.invalid_request,
-        error_message=f"Cannot modify mirror topic '{topic}' because '{names}' are set by its link",
+        error_message=f"Cannot modify mirror topic {topic} because '{names}' are set to always sync",
         resource_type=resource.resource_type,
         resource_name=resource.resource_name,
     )

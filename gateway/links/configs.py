@@ -2,7 +2,7 @@
 
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -13,6 +13,7 @@ from gateway.links.config_keys import KEYS, ConfigKey, check_value
 from gateway.links.errors import LinkError, invalid_request, unsupported
 from gateway.links.jaas import JaasError, parse_jaas
 from gateway.links.start_offsets import parse_spec
+from gateway.links.topic_configs import INCLUDE, include_problem
 from gateway.state.records import ConnectionMode, LinkMode, LinkRecord
 from gateway.tls import TlsError, client_context_from_pem
 from gateway.upstreams.dialer import Security
@@ -140,7 +141,7 @@ def _check_one(name: str, value: str) -> None:
         raise invalid_request(f"Unknown cluster link config '{name[:200]}'.")
     if len(value) > _MAX_VALUE_CHARS:
         raise _bad(name, f"is longer than {_MAX_VALUE_CHARS} characters")
-    problem = check_value(key, value) or (_spec_problem(value) if name == START_OFFSET_SPEC else None)
+    problem = check_value(key, value) or _CHECKS.get(name, _no_problem)(value)
     if problem is not None:
         raise _bad(name, problem)
 
@@ -151,6 +152,16 @@ def _spec_problem(value: str) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def _no_problem(_: str) -> None:
+    return None
+
+
+_CHECKS: Final[Mapping[str, Callable[[str], str | None]]] = {
+    START_OFFSET_SPEC: _spec_problem,
+    INCLUDE: include_problem,
+}
 
 
 def _check_modes(link_mode: LinkMode, connection_mode: ConnectionMode) -> None:

@@ -1,21 +1,25 @@
 """What a link runs on this gateway, made of its record: its way to the other side, and what uses it."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from gateway.links import errors
 from gateway.links.acl_sync import AclSync
 from gateway.links.attach import ServeBound, SourceHalf, Versions
+from gateway.links.auto_create import AutoCreateMirror
 from gateway.links.config_effects import reconnects
 from gateway.links.configs import LinkConfig, is_sensitive, validate
 from gateway.links.link_tasks import Work
 from gateway.links.local_groups import LocalGroups
 from gateway.links.mirror_making import nobody_else
+from gateway.links.mirrors import Mirrors
 from gateway.links.offset_sync import ConsumerOffsetSync
-from gateway.links.replicator import MirrorEvents, Replicator
+from gateway.links.replicator import Replicator
+from gateway.links.requests import CreateMirror
 from gateway.links.runtime import LinkRuntime
+from gateway.links.topic_config_sync import TopicConfigsSync
 from gateway.peers import ALONE, Worker
-from gateway.state.records import ConnectionMode, LinkMode, LinkRecord
+from gateway.state.records import ConnectionMode, LinkMode, LinkRecord, MirrorRecord
 from gateway.state.secrets import Secrets, SecretsError
 from gateway.state.store import Store
 from gateway.upstreams.cluster import Cluster, DialConnector
@@ -48,10 +52,10 @@ class LinkServices:
 class LinkParts:
     """Makes them. LinkError where a record cannot be worked with."""
 
-    def __init__(self, services: LinkServices, events: MirrorEvents) -> None:
+    def __init__(self, services: LinkServices, mirrors: Mirrors) -> None:
         self._services = services
         self._cluster = services.cluster
-        self._events = events
+        self._mirrors = mirrors
 
     def runtime(self, record: LinkRecord) -> LinkRuntime:
         """What is to be started for a link."""
@@ -78,8 +82,7 @@ class LinkParts:
                     expected_cluster_id=record.source_cluster_id,
                 )
             )
-        replicator = Replicator(record.link_name, source, self._cluster, record.filler_key, self._events)
-        acls = AclSync(record, source, self._services.store, enforced=self._services.has_acls)
+        replicator = Replicator(record.link_name, source, self._cluster, record.filler_key, self._mirrors)
         offsets = ConsumerOffsetSync(
             record.link_name,
             record.cluster_link_id,
@@ -89,10 +92,29 @@ class LinkParts:
             self._services.local_groups,
             replicator.mirrors.values,
         )
-        works: dict[str, Work] = {acls.name: acls, offsets.name: offsets}
+        works = self._works(record, source, replicator)
+        works[offsets.name] = offsets
         return LinkRuntime(
             record, source=source, pool=pool, replicator=replicator, offset_sync=offsets, works=works
         )
+
+    def _works(self, record: LinkRecord, source: Cluster, replicator: Replicator) -> dict[str, Work]:
+        mirrors, store, name = self._mirrors, self._services.store, record.link_name
+
+        def records() -> Iterable[MirrorRecord]:
+            return mirrors.of(record)
+
+        async def create(config: LinkConfig, request: CreateMirror) -> None:
+            link = store.state.links.get(name)
+            if link is not None and link.cluster_link_id == record.cluster_link_id:
+                await mirrors.create(link, config, request)
+
+        works: list[Work] = [
+            AclSync(record, source, store, enforced=self._services.has_acls),
+            AutoCreateMirror(source, self._cluster, records, create),
+            TopicConfigsSync(source, self._cluster, replicator.mirrors.values, mirrors.write),
+        ]
+        return {work.name: work for work in works}
 
     def source_half(
         self, link_name: str, link_id: str | None, config: LinkConfig, local: Cluster

@@ -16,11 +16,21 @@ from gateway.links import errors
 from gateway.links.board import TRANSPORT_ERRORS
 from gateway.links.configs import START_OFFSET_SPEC, LinkConfig
 from gateway.links.errors import LinkError
+from gateway.links.link_tasks import config_of
 from gateway.links.mirror_notes import Change, payloads_of
-from gateway.links.mirror_topics import MAX_TOPIC_NAME, mirror_configs, source_values
+from gateway.links.mirror_topics import MAX_TOPIC_NAME
 from gateway.links.requests import CreateMirror
 from gateway.links.runtime import LinkRuntime
 from gateway.links.start_offsets import check_runway, start_offsets
+from gateway.links.topic_configs import (
+    INCLUDE,
+    by_value,
+    include_list,
+    mirror_configs,
+    shown_values,
+    source_values,
+    synced_values,
+)
 from gateway.state.records import (
     Delete,
     LinkRecord,
@@ -32,15 +42,10 @@ from gateway.state.records import (
 )
 from gateway.state.store import Store
 from gateway.tasks import Tasks
-from gateway.upstreams.admin import (
-    TopicConfig,
-    alter_topic_configs,
-    create_topic,
-    describe_topic_configs,
-    init_producer_id,
-)
+from gateway.upstreams.admin import alter_topic_configs, create_topic, init_producer_id
 from gateway.upstreams.cluster import Cluster
 from gateway.upstreams.errors import KafkaError
+from gateway.upstreams.topic_configs import describe_topic_configs
 
 log = structlog.get_logger(__name__)
 
@@ -187,7 +192,8 @@ class MirrorMaker:
                 f"The destination does not show whether topic '{name}' exists (error {own.error_code}); "
                 "may the gateway's principal describe it?"
             )
-        configs = _by_value(await describe_topic_configs(source, source_name))
+        configs = by_value(await describe_topic_configs(source, source_name))
+        included = include_list(config.text(INCLUDE))
         starts = await start_offsets(source, source_name, topic, config.text(START_OFFSET_SPEC) or "earliest")
         check_runway(source_name, starts, int(config.text("mirror.runway.max.records") or 0))
         return MirrorRecord(
@@ -198,7 +204,9 @@ class MirrorMaker:
             source_topic_name=source_name,
             num_partitions=len(topic.partitions),
             replication_factor=request.replication_factor,
-            configs=source_values(configs),
+            configs=source_values(configs, included),
+            shown_configs=shown_values(configs),
+            synced_configs=synced_values(configs, included),
             source_topic_id=topic.topic_id,
             filler_payloads=payloads_of(link.filler_key),
             log_starts=starts,
@@ -210,8 +218,9 @@ class MirrorMaker:
         runtime = self._runtimes.get(record.link_name)
         if runtime is None or runtime.source is None:
             raise errors.link_not_found(record.link_name)
-        configs = _by_value(await describe_topic_configs(runtime.source, record.source_topic_name))
-        return mirror_configs(configs, await known_configs(self._cluster), overrides)
+        configs = by_value(await describe_topic_configs(runtime.source, record.source_topic_name))
+        included = include_list(config_of(runtime.record).text(INCLUDE))
+        return mirror_configs(configs, await known_configs(self._cluster), overrides, included)
 
     async def _create_topic(self, record: MirrorRecord, request: CreateMirror | None) -> None:
         """Make the topic of a record that has none, and note its id. LinkError if the cluster refuses."""
@@ -297,10 +306,6 @@ def _check_name_is_free(state: State, name: str) -> None:
     current = state.mirrors.get(name)
     if current is not None and current.status not in (MirrorStatus.STOPPED, MirrorStatus.FAILED):
         raise errors.topic_exists(name)
-
-
-def _by_value(configs: Mapping[str, TopicConfig]) -> dict[str, tuple[str | None, bool]]:
-    return {name: (config.value, config.own) for name, config in configs.items()}
 
 
 def _check_topic_name(name: str) -> None:

@@ -10,9 +10,10 @@ from functools import lru_cache
 from typing import Final
 
 from gateway.state.records import Delete, FillerPayload, MirrorRecord, MirrorStatus, Record, State
-from gateway.upstreams.admin import alter_topic_configs, create_partitions, describe_topic_configs
+from gateway.upstreams.admin import alter_topic_configs, create_partitions
 from gateway.upstreams.cluster import Cluster
 from gateway.upstreams.errors import DialError, KafkaError
+from gateway.upstreams.topic_configs import describe_topic_configs
 from gateway.wire import ConnectionClosed
 from protocol.errors import ProtocolError
 from protocol.fillers import FillerFormat

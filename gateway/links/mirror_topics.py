@@ -1,85 +1,16 @@
-"""What a mirror topic is on its destination: read-only for clients, with configs of its own while it is one.
-
-While mirrored a topic keeps everything (`retention.*` -1, no compaction) and takes batches as they are
-(`compression.type=producer`, CreateTime without bounds); promote writes the source's values.
-"""
+"""What a mirror topic is for the clients of its destination: read-only, with configs that are not theirs."""
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Final
 from uuid import UUID
 
 from gateway.links.mirror_state import is_read_only
+from gateway.links.topic_configs import FIXED
 from gateway.state.records import MirrorRecord
 from gateway.state.store import StateUnavailable, Store
 from gateway.upstreams.cluster import Cluster
 
-HELD: Final[Mapping[str, str]] = {
-    "retention.ms": "-1",
-    "retention.bytes": "-1",
-    "cleanup.policy": "delete",
-    "compression.type": "producer",
-    "message.timestamp.type": "CreateTime",
-    # Up to 3.5, and from 3.6 on (KIP-937).
-    "message.timestamp.difference.max.ms": "9223372036854775807",
-    "message.timestamp.before.max.ms": "9223372036854775807",
-    "message.timestamp.after.max.ms": "9223372036854775807",
-}
-ALWAYS_SYNCED: Final = frozenset({"max.message.bytes"})
-# Taken over where the source topic sets them itself. `min.insync.replicas` is not among them: it goes with
-# the replication factor, which is the destination's.
-SYNCED: Final = frozenset(
-    {
-        "delete.retention.ms",
-        "file.delete.delay.ms",
-        "flush.messages",
-        "flush.ms",
-        "index.interval.bytes",
-        "max.compaction.lag.ms",
-        "min.cleanable.dirty.ratio",
-        "min.compaction.lag.ms",
-        "preallocate",
-        "segment.bytes",
-        "segment.index.bytes",
-        "segment.jitter.ms",
-        "segment.ms",
-        "unclean.leader.election.enable",
-    }
-)
-HELD_NAMES: Final = frozenset(HELD) | ALWAYS_SYNCED
 MAX_TOPIC_NAME: Final = 249
-
-
-def mirror_configs(
-    source: Mapping[str, tuple[str | None, bool]], known: Iterable[str], overrides: Mapping[str, str]
-) -> dict[str, str]:
-    """Configs to create a mirror topic with, of those that the destination knows.
-
-    `source` has the value of each config and whether the topic itself sets it.
-    """
-    wanted = dict(overrides)
-    for name, (value, own) in source.items():
-        if value is not None and (name in ALWAYS_SYNCED or (own and name in SYNCED)):
-            wanted[name] = value
-    wanted.update(HELD)
-    names = frozenset(known)
-    return {name: value for name, value in wanted.items() if name in names}
-
-
-def source_values(source: Mapping[str, tuple[str | None, bool]]) -> dict[str, str]:
-    """The source's values of the held configs that the topic itself sets, for the promote.
-
-    LogAppendTime also where it is the cluster's default: clients are shown it.
-    """
-    return {
-        name: value
-        for name, (value, own) in source.items()
-        if name in HELD and value is not None and (own or value == "LogAppendTime")
-    }
-
-
-def promoted_configs(record: MirrorRecord, known: Iterable[str]) -> dict[str, str | None]:
-    """What a promote writes: the source's values, None (the broker's default) where the source had none."""
-    return {name: record.configs.get(name) for name in HELD if name in frozenset(known)}
 
 
 class MirrorTopics:
@@ -139,7 +70,14 @@ class MirrorTopics:
 
     def held_configs(self, topic: str) -> frozenset[str]:
         """Configs of this topic that clients may not alter; none if it is not a mirror topic."""
-        return HELD_NAMES if self.read_only_mirror(topic) is not None else frozenset()
+        return FIXED if self.read_only_mirror(topic) is not None else frozenset()
+
+    def shown_configs(self, topic: str) -> Mapping[str, tuple[str, bool]] | None:
+        """The source's values of held configs, and whether its topic sets them; None if it is no mirror."""
+        record = self._store.state.mirrors.get(topic)
+        if record is None or not is_read_only(record.status) or not record.shown_configs:
+            return None
+        return {name: (value, name in record.configs) for name, value in record.shown_configs.items()}
 
     def topic_deleted(self, topic: str | UUID) -> None:
         """A client deleted this topic: what was known of it holds no longer."""

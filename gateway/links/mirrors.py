@@ -14,10 +14,10 @@ from gateway.links.mirror_commands import MirrorCommands, as_seen
 from gateway.links.mirror_making import TOPIC_SETTLE_S, UNKNOWN_TOPIC, MirrorMaker, known_configs, nobody_else
 from gateway.links.mirror_notes import Change, MirrorNotes
 from gateway.links.mirror_state import TRANSITIONS, Action
-from gateway.links.mirror_topics import promoted_configs
 from gateway.links.partition import OpenTransaction
 from gateway.links.requests import MirrorView, PartitionLag
 from gateway.links.runtime import LinkRuntime
+from gateway.links.topic_configs import promoted_configs
 from gateway.state.records import (
     Delete,
     LinkRecord,
@@ -138,7 +138,11 @@ class Mirrors(MirrorNotes):
         """The barriers are written, there: give the topic its own configs, and let clients write."""
         if not mirror.failover:
             await self._sync_once_more(mirror)
-        configs = promoted_configs(mirror, await known_configs(self._cluster))
+        # As the last sync has left it.
+        record = self._store.state.mirrors.get(mirror.mirror_topic_name)
+        if record is None or not _is_same(record, mirror):
+            record = mirror
+        configs = promoted_configs(record, await known_configs(self._cluster))
         await alter_topic_configs(self._cluster, mirror.mirror_topic_name, configs)
         await self.change(
             mirror,

@@ -11,10 +11,6 @@ TASK_NAMES: Final = ("AclSync", "AutoCreateMirror", "ConsumerOffsetSync", "Topic
 
 _NOT_THERE_YET: Final[Mapping[str, Work]] = {
     "AclSync": NotThereYet("AclSync", "acl.sync.enable", "acl.sync.ms"),
-    "AutoCreateMirror": NotThereYet(
-        "AutoCreateMirror", "auto.create.mirror.topics.enable", "metadata.max.age.ms"
-    ),
-    "TopicConfigsSync": NotThereYet("TopicConfigsSync", None, "topic.config.sync.ms"),
 }
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from gateway.sessions.config_masks import may_hold_addresses, without_addresses
+from gateway.sessions.held_configs import may_be_held, with_source_values
 from gateway.sessions.presentation import presentation
 from gateway.sessions.request_path import Finish, Parts
 from gateway.sessions.reserved_names import LISTING_APIS, RESERVED_BYTES, is_reserved, without_reserved
@@ -45,12 +46,17 @@ class Responses:
         if key in LISTING_APIS:
             return _changed(key, version, lambda frame: RESERVED_BYTES in frame, without_reserved)
         if key == ApiKey.DESCRIBE_CONFIGS:
-            # What a link holds of a mirror topic's configs will be shown with the source's values here.
-            return _changed(key, version, may_hold_addresses, without_addresses)
+            return _changed(key, version, self._configs_change, self._shown_configs)
         if key == ApiKey.CREATE_TOPICS and version >= _CREATED_IDS:
             return self._created
         present = presentation(self._services.shown, key, version)
         return None if present is None else lambda frame: (present(frame),)
+
+    def _configs_change(self, frame: bytearray) -> bool:
+        return may_hold_addresses(frame) or (self._services.shown() is not None and may_be_held(frame))
+
+    def _shown_configs(self, response: Any) -> Any:
+        return with_source_values(without_addresses(response), self._services.mirrors.shown_configs)
 
     def _addresses(self, key: int, version: int) -> Finish | None:
         present = presentation(self._services.shown, key, version)

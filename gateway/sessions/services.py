@@ -53,6 +53,10 @@ class MirrorGuard(Protocol):
         """The configs that the link relies on; empty if the topic is no mirror."""
         ...
 
+    def shown_configs(self, topic: str) -> Mapping[str, tuple[str, bool]] | None:
+        """What clients are shown of configs that the link holds: see `held_configs`."""
+        ...
+
     def topic_deleted(self, topic: str | UUID) -> None:
         """Told after a client deleted a topic."""
         ...

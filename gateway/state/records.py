@@ -122,6 +122,10 @@ class MirrorRecord(_Form):
     replication_factor: int | None = None
     # The source's values of the configs that are held while it is a mirror; promote writes them.
     configs: dict[str, str] = Field(default_factory=dict)
+    # The source's values of these, its defaults too: what clients are shown.
+    shown_configs: dict[str, str] = Field(default_factory=dict)
+    # The source's values of the others, as the mirror topic was last given them; None before the first time.
+    synced_configs: dict[str, str] | None = None
     source_topic_id: UUID | None = None
     topic_id: UUID | None = None
     producer_id: int

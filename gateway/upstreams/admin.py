@@ -2,7 +2,7 @@
 
 Supports ListOffsets 2 to 11, DeleteRecords 0 to 2, OffsetForLeaderEpoch 2 to 4, InitProducerId 0 to 6,
 CreateTopics 4 to 7 (KIP-464), DeleteTopics 1 to 6, CreatePartitions 0 to 3, DescribeProducers 0 (KIP-664),
-DescribeConfigs 1 to 4, IncrementalAlterConfigs 0 to 1 (KIP-339). Each may raise KafkaError and what `Cluster`
+IncrementalAlterConfigs 0 to 1 (KIP-339). Each may raise KafkaError and what `Cluster`
 raises.
 """
 
@@ -33,7 +33,6 @@ EARLIEST: Final = -2
 _NEEDED_VERSION: Final = {-3: 7, -4: 8, -5: 9, -6: 11}
 _TOPIC: Final = 2  # ConfigResource.Type
 _SET, _DELETE = 0, 1  # AlterConfigOp.OpType
-_TOPIC_CONFIG, _DEFAULT_CONFIG = 1, 5  # DescribeConfigsResponse.ConfigSource
 _RETRY_DELAY_S: Final = 0.2
 # So that a broker that runs out of time can still say so.
 _BROKER_MARGIN_S: Final = 5.0
@@ -43,21 +42,6 @@ _TRY_LATER: Final = {
     ErrorCode.not_controller,
     ErrorCode.request_timed_out,
 }
-
-
-class TopicConfig(NamedTuple):
-    """One config of a topic; `source` is DescribeConfigsResponse.ConfigSource, `value` None if sensitive."""
-
-    value: str | None
-    source: int
-    is_default: bool
-    sensitive: bool
-    read_only: bool
-
-    @property
-    def own(self) -> bool:
-        """Whether it was set on the topic itself."""
-        return self.source == _TOPIC_CONFIG
 
 
 async def list_offsets(
@@ -303,36 +287,6 @@ async def open_transactions(
 
 def _milliseconds(value: Any) -> int:
     return int(value) if isinstance(value, int) else round(value.timestamp() * 1000)
-
-
-async def describe_topic_configs(
-    cluster: Cluster, topic: str, *, timeout_s: float = 30
-) -> dict[str, TopicConfig]:
-    """All configs of a topic by name, defaults included."""
-
-    def message(connection: BrokerConnection) -> Any:
-        request = request_class(
-            ApiKey.DESCRIBE_CONFIGS, connection.pick_version(ApiKey.DESCRIBE_CONFIGS, 1, 4)
-        )
-        resource = nested_class(request, "DescribeConfigsResource")
-        # Null stands for all of them, an empty list for none.
-        return request(
-            resources=(resource(resource_type=_TOPIC, resource_name=topic, configuration_keys=None),)
-        )
-
-    response = await cluster.request(message, timeout_s=timeout_s, idempotent=True)
-    result = _only(response.results, f"DescribeConfigs of topic {topic}")
-    _raise_for(result.error_code, f"DescribeConfigs of topic {topic}", result.error_message)
-    return {
-        config.name: TopicConfig(
-            value=config.value,
-            source=int(config.config_source),
-            is_default=config.config_source == _DEFAULT_CONFIG,
-            sensitive=config.is_sensitive,
-            read_only=config.read_only,
-        )
-        for config in result.configs
-    }
 
 
 async def alter_topic_configs(

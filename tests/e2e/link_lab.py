@@ -199,6 +199,23 @@ class LinkLab:
         """Make a mirror topic of a topic of the source."""
         rest(self.destination_gateway, "POST", f"{self._links}/mirrors", {"source_topic_name": topic})
 
+    def configure(self, changes: Mapping[str, str | None], *, source_half: bool = False) -> None:
+        """Change configs of the link's destination half, or of the other; None puts one back."""
+        gateway, cluster = self.destination_gateway, self.destination
+        if source_half:
+            assert self.source_gateway is not None
+            gateway, cluster = self.source_gateway, self.source
+        data = [
+            {"name": name, "operation": "DELETE" if value is None else "SET", "value": value}
+            for name, value in changes.items()
+        ]
+        path = f"/clusters/{cluster.cluster_id}/links/{self.link}/configs:alter"
+        rest(gateway, "PUT", path, {"data": data})
+
+    def task(self, name: str) -> dict[str, Any]:
+        """One task of the link, as the REST API shows it."""
+        return next(dict(task) for task in self.describe()["tasks"] if task["task_name"] == name)
+
     def describe(self) -> dict[str, Any]:
         """The link, as the REST API shows it."""
         return dict(rest(self.destination_gateway, "GET", f"{self._links}?include_tasks=true"))
@@ -214,11 +231,10 @@ class LinkLab:
         except (OSError, Refused):
             return ""
 
-    def alter(self, verb: str, topic: str) -> dict[str, Any]:
+    def alter(self, verb: str, topic: str, query: str = "") -> dict[str, Any]:
         """Promote, fail over, pause or resume; the result for the topic."""
-        answer = rest(
-            self.destination_gateway, "POST", f"{self._links}/mirrors:{verb}", {"mirror_topic_names": [topic]}
-        )
+        path = f"{self._links}/mirrors:{verb}{query}"
+        answer = rest(self.destination_gateway, "POST", path, {"mirror_topic_names": [topic]})
         return dict(answer["data"][0])
 
     def end_of(self, cluster: KafkaCluster, topic: str, partitions: int) -> int:

@@ -281,7 +281,7 @@ def test_configs_that_the_link_relies_on(
             assert answer[plain] == (ErrorCode.none, "")
             code, why = answer[mirror]
             assert code == INVALID
-            assert f"Cannot modify mirror topic '{mirror}'" in why
+            assert f"Cannot modify mirror topic {mirror} because" in why
             assert config in why
     assert Librdkafka(linked.front.access("sasl")).describe_config(mirror, config) == before
 

@@ -15,7 +15,7 @@ from confluent_kafka import Producer
 from compose.kafka import KafkaCluster
 from compose.settings import Security
 from gateway.config import ClusterConfig
-from gateway.upstreams import admin, dialer
+from gateway.upstreams import admin, dialer, topic_configs
 from gateway.upstreams.cluster import Cluster, DialConnector
 from gateway.upstreams.errors import (
     AuthenticationFailed,
@@ -102,7 +102,7 @@ async def use_everything(kafka: KafkaCluster, cluster: Cluster, name: str) -> No
     assert second != first
     assert min(first, second) >= 0
 
-    configs = await admin.describe_topic_configs(cluster, name)
+    configs = await topic_configs.describe_topic_configs(cluster, name)
     retention = configs["retention.ms"]
     assert retention.own
     assert tuple(retention) == ("1234567", 1, False, False, False)
@@ -110,7 +110,7 @@ async def use_everything(kafka: KafkaCluster, cluster: Cluster, name: str) -> No
     await admin.alter_topic_configs(cluster, name, {"retention.ms": None, "cleanup.policy": "compact"})
 
     async def altered() -> Any:
-        configs = await admin.describe_topic_configs(cluster, name)
+        configs = await topic_configs.describe_topic_configs(cluster, name)
         return configs["cleanup.policy"].value == "compact" and not configs["retention.ms"].own
 
     await until(altered)
@@ -124,7 +124,7 @@ async def use_everything(kafka: KafkaCluster, cluster: Cluster, name: str) -> No
     await until(gone)
     assert name not in (await cluster.metadata(None)).topics
     with pytest.raises(KafkaError, match="UNKNOWN_TOPIC_OR_PARTITION"):
-        await admin.describe_topic_configs(cluster, name)
+        await topic_configs.describe_topic_configs(cluster, name)
 
 
 @pytest.mark.parametrize("version", ["4.3.0", "3.9.1", "2.4.1"])

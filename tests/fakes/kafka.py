@@ -151,11 +151,14 @@ class FakeKafka(FakeBroker):
     ) -> None:
         super().__init__(node_id, cluster_id=cluster_id)
         self.topics: dict[str, Topic] = {} if topics is None else topics
+        # Answers to DescribeConfigs, by topic.
+        self.config_errors: dict[str, int] = {}
         self.defaults = {
             "cleanup.policy": "delete",
             "compression.type": "producer",
             "max.message.bytes": "1048588",
             "message.timestamp.type": "CreateTime",
+            "min.insync.replicas": "1",
             "retention.bytes": "-1",
             "retention.ms": "604800000",
             "segment.bytes": "1073741824",
@@ -519,6 +522,7 @@ class FakeKafka(FakeBroker):
             own = {} if topic is None else topic.configs
             unknown = topic is None and not resource.resource_name.startswith("_causeway")
             code = ErrorCode.unknown_topic_or_partition if unknown else ErrorCode.none
+            code = ErrorCode(self.config_errors.get(resource.resource_name, code))
             config = nested_class(response, "DescribeConfigsResourceResult")
             results.append(
                 nested_class(response, "DescribeConfigsResult")(

@@ -270,7 +270,7 @@ def test_incremental_alter_configs(version: int) -> None:
     refused = merged.responses[0]
     assert refused.error_code == ErrorCode.invalid_request
     assert refused.error_message == (
-        "Cannot modify mirror topic 'm' because 'cleanup.policy, retention.ms' are set by its link"
+        "Cannot modify mirror topic m because 'cleanup.policy, retention.ms' are set to always sync"
     )
     check_rest_of_response(merged, broker, "responses")
 
@@ -290,7 +290,7 @@ def test_alter_configs_resets_what_it_does_not_name(version: int) -> None:
     (entry,) = answered(alone, answer.body).responses
     assert (entry.resource_type, entry.resource_name) == (TOPIC, "m")
     assert entry.error_code == ErrorCode.invalid_request
-    assert entry.error_message.startswith("Cannot modify mirror topic 'm' because")
+    assert entry.error_message.startswith("Cannot modify mirror topic m because")
 
 
 @pytest.mark.parametrize("key", [ApiKey.ALTER_CONFIGS, ApiKey.INCREMENTAL_ALTER_CONFIGS])

@@ -718,7 +718,7 @@ async def test_tasks(lab: LinksLab) -> None:
         "AclSync": TaskState.NOT_CONFIGURED,
         "AutoCreateMirror": TaskState.NOT_CONFIGURED,
         "ConsumerOffsetSync": TaskState.IN_ERROR,
-        "TopicConfigsSync": TaskState.NOT_CONFIGURED,
+        "TopicConfigsSync": TaskState.ACTIVE,
     }
     (error,) = tasks["ConsumerOffsetSync"].errors
     assert error.error_code == "MISCONFIGURATION_ERROR"

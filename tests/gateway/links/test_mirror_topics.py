@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
-from typing import Any, cast
+from typing import cast
 from uuid import UUID, uuid4
 
 import pytest
 
-from gateway.links import mirror_topics as module
-from gateway.links.mirror_topics import (
-    ALWAYS_SYNCED,
-    HELD,
-    MirrorTopics,
-    mirror_configs,
-    promoted_configs,
-    source_values,
-)
-from gateway.state.records import MirrorRecord, MirrorStatus
+from gateway.links.mirror_topics import MirrorTopics
+from gateway.links.topic_configs import HELD
+from gateway.state.records import MirrorStatus
 from gateway.state.store import StateUnavailable, Store
 from protocol.api_keys import ApiKey
 from tests.fakes.kafka import FakeKafka
@@ -167,7 +160,7 @@ async def test_only_a_stopped_mirror_is_writable(lab: Lab, status: MirrorStatus)
 async def test_held_configs(lab: Lab) -> None:
     lab.store.foresee(record())
     await lab.store.read_to_end()
-    assert lab.topics.held_configs("t") == set(HELD) | ALWAYS_SYNCED
+    assert lab.topics.held_configs("t") == set(HELD) | {"max.message.bytes"}
     assert lab.topics.held_configs("other") == frozenset()
 
 
@@ -200,42 +193,3 @@ async def test_a_mirror_is_known_by_the_id_in_its_record_too(lab: Lab) -> None:
     await lab.store.read_to_end()
     assert lab.topics.read_only_mirror(topic_id) == "t"
     assert lab.topics.read_only_mirror(uuid4()) is None
-
-
-# --- configs ------------------------------------------------------------------------------------------
-
-KNOWN = [*HELD, *ALWAYS_SYNCED, *module.SYNCED, "min.insync.replicas"]
-
-
-def test_a_mirror_keeps_everything_whatever_its_source_does() -> None:
-    source: dict[str, tuple[str | None, bool]] = {
-        "retention.ms": ("1000", True),
-        "cleanup.policy": ("compact", True),
-        "max.message.bytes": ("5000000", False),
-        "segment.bytes": ("1048576", True),
-        "segment.ms": ("77", False),
-        "min.insync.replicas": ("2", True),
-        "index.interval.bytes": (None, True),
-    }
-    found = mirror_configs(source, KNOWN, {"retention.ms": "5", "flush.ms": "9"})
-    assert found == {**HELD, "max.message.bytes": "5000000", "segment.bytes": "1048576", "flush.ms": "9"}
-
-
-def test_a_destination_is_given_what_it_knows() -> None:
-    assert mirror_configs({"segment.bytes": ("1", True)}, ["retention.ms"], {"a": "b"}) == {
-        "retention.ms": "-1"
-    }
-
-
-def test_a_promote_gives_the_sources_own_values_and_the_brokers_defaults_for_the_rest() -> None:
-    source: dict[str, tuple[str | None, bool]] = {
-        "retention.ms": ("1000", True),
-        "retention.bytes": ("5", False),
-        "segment.bytes": ("1048576", True),
-        "cleanup.policy": (None, True),
-    }
-    values = source_values(source)
-    assert values == {"retention.ms": "1000"}
-    mirror: MirrorRecord = record(configs=values)
-    known: Any = ["retention.ms", "retention.bytes", "segment.bytes"]
-    assert promoted_configs(mirror, known) == {"retention.ms": "1000", "retention.bytes": None}

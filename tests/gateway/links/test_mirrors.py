@@ -11,8 +11,8 @@ import pytest
 from kio.schema.errors import ErrorCode
 
 from gateway.links.errors import LinkError
-from gateway.links.mirror_topics import HELD
 from gateway.links.requests import CreateMirror, PartitionLag
+from gateway.links.topic_configs import HELD
 from gateway.state.records import MirrorStatus, MirrorTopicError
 from gateway.state.store import StateUnavailable
 from protocol.api_keys import ApiKey

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -55,6 +55,7 @@ class Mirrors:
         self.mirrors: dict[str | UUID, str] = {}
         self.held: dict[str, frozenset[str]] = {}
         self.shown: Shown | None = None
+        self.shown_values: dict[str, dict[str, tuple[str, bool]]] = {}
         self.asked: list[str | UUID] = []
         self.deleted: list[str | UUID] = []
         self.unavailable = False
@@ -71,6 +72,9 @@ class Mirrors:
 
     def read_only_mirror(self, topic: str | UUID) -> str | None:
         return self.mirrors.get(topic)
+
+    def shown_configs(self, topic: str) -> Mapping[str, tuple[str, bool]] | None:
+        return self.shown_values.get(topic)
 
     def held_configs(self, topic: str) -> frozenset[str]:
         return self.held.get(topic, frozenset())

@@ -118,7 +118,7 @@ def configs(header: RequestHeader, *resources: tuple[int, dict[str, str]]) -> An
             error_code=ErrorCode.none,
             error_message=None,
             resource_type=kind,
-            resource_name="1",
+            resource_name="1" if kind == BROKER else "mirror",
             configs=tuple(
                 config(
                     name=name,
@@ -165,6 +165,48 @@ async def test_the_configs_of_a_broker_do_not_tell_where_it_listens(version: int
             name: (value, False) for name, value in OTHERS.items()
         }
         assert [each.value for each in topic.configs] == ["a topic's own"]
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+async def test_what_a_link_holds_is_shown_as_it_is_at_the_source(version: int) -> None:
+    held = {"retention.ms": "-1", "cleanup.policy": "delete", "segment.ms": "5"}
+    async with lab() as here:
+        here.broker.handlers[ApiKey.DESCRIBE_CONFIGS] = lambda header, body: configs(
+            header, (BROKER, held), (TOPIC, held)
+        )
+        here.mirrors.shown_values["mirror"] = {
+            "retention.ms": ("1000", True),
+            "cleanup.policy": ("compact", False),
+        }
+        here.mirrors.shown_values["1"] = {"retention.ms": ("not a topic", True)}
+        client = await here.client()
+
+        async def shown() -> list[dict[str, tuple[Any, ...]]]:
+            client.send(make(ApiKey.DESCRIBE_CONFIGS, version, resources=[]))
+            _, key, _, body = await client.receive_body()
+            return [
+                {
+                    each.name: (
+                        each.value,
+                        each.config_source,
+                        [(synonym.value, synonym.source) for synonym in each.synonyms],
+                    )
+                    for each in result.configs
+                }
+                for result in decode_response(key, version, body).results
+            ]
+
+        plain = {name: (value, -1, [(value, 4)]) for name, value in held.items()}
+        assert await shown() == [plain, plain], "without mirrors nothing is looked into"
+        here.mirrors.shown = {}.get
+        assert await shown() == [
+            plain,
+            {
+                **plain,
+                "retention.ms": ("1000", 1, [("1000", 1)]),
+                "cleanup.policy": ("compact", 5, [("compact", 5)]),
+            },
+        ]
 
 
 async def test_configs_without_addresses_are_not_looked_into() -> None:

@@ -17,6 +17,7 @@ from gateway.upstreams.connection import BrokerConnection
 from gateway.upstreams.dialer import Security
 from gateway.upstreams.errors import ClusterIdMismatch, ConnectFailed, KafkaError
 from gateway.upstreams.metadata import nested_class
+from gateway.upstreams.topic_configs import TopicConfig
 from gateway.wire import ConnectionClosed
 from protocol.api_keys import ApiKey
 from protocol.errors import UnsupportedVersion
@@ -520,6 +521,6 @@ async def test_topic_errors_carry_the_brokers_words(start: Start, cluster_of: Ca
 
 
 def test_configs_know_whose_they_are() -> None:
-    config = admin.TopicConfig("1", 1, is_default=False, sensitive=False, read_only=False)
+    config = TopicConfig("1", 1, is_default=False, sensitive=False, read_only=False)
     assert config.own
     assert not config._replace(source=5).own
