@@ -5,6 +5,7 @@ Secrets never format: fields whose names speak of one are masked here as the las
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import MutableMapping
@@ -173,6 +174,12 @@ groups_ahead = Gauge(
     ["link"],
     registry=registry,
 )
+
+
+def remove(collector: Collector) -> None:
+    """No longer ask it for series; nothing happens if nobody did."""
+    with contextlib.suppress(KeyError):
+        registry.unregister(collector)
 
 
 def api_name(api_key: int) -> str:

@@ -10,11 +10,13 @@ from typing import Final
 
 import structlog
 
+from gateway import observe
 from gateway.links import errors
 from gateway.links.attached import Attached
 from gateway.links.config_changes import ConfigChanges
 from gateway.links.errors import LinkError
 from gateway.links.group_moves import GroupMoves
+from gateway.links.lag_metrics import LagMetrics
 from gateway.links.link_making import LinkMaker
 from gateway.links.link_parts import LinkParts, LinkServices, takes_new_connections
 from gateway.links.mirrors import Mirrors
@@ -64,17 +66,21 @@ class Links:
         self._changed = asyncio.Event()
         self._following = asyncio.Lock()
         self._closed = False
+        self._metrics = LagMetrics(self._runtimes, lambda: self.mirrors(None, None))
 
     # Life.
 
     async def start(self) -> None:
         """Start every link of the state, and follow the state from now on."""
         self._store.subscribe(lambda _: self._changed.set())
+        observe.registry.register(self._metrics)
         await self._follow()
         self._tasks.spawn(self._follow_for_ever(), name="follow the state")
 
     async def close(self) -> None:
         """Stop every link. Idempotent."""
+        if not self._closed:
+            observe.remove(self._metrics)
         self._closed = True
         await self._tasks.close()
         await self._mirrors.close()

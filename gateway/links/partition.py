@@ -24,6 +24,9 @@ from protocol.records import Record
 
 # What is put together, of small batches or of what is left of one with holes, is not above this.
 MERGE_BYTES: Final = 256 << 10
+# How often the source's end is noted, and how many of these are kept, to know the lag in time.
+ENDS_APART_S: Final = 0.25
+MAX_ENDS: Final = 64
 
 
 class Phase(Enum):
@@ -155,6 +158,8 @@ class MirrorPartition:
     # Its high watermark, and since when the last stable offset has been what it is.
     source_watermark: int = 0
     stable_since: float | None = None
+    # When the source was seen to end where; those that were reached are dropped.
+    _ends: deque[tuple[float, int]] = field(default_factory=deque)
     open_transactions: tuple[OpenTransaction, ...] = ()
     # Leader epoch of the source, as Metadata has it, and the one for which `source_check` looked.
     source_epoch: int = -1
@@ -191,8 +196,31 @@ class MirrorPartition:
         """What a fetch said of the source's end."""
         if last_stable_offset != self.source_end:
             self.stable_since = now
+            self._note_end(last_stable_offset, now)
         self.source_end = last_stable_offset
         self.source_watermark = high_watermark
+
+    def _note_end(self, source_end: int, now: float) -> None:
+        ends = self._ends
+        while ends and ends[0][1] <= self.position:
+            ends.popleft()
+        if source_end <= self.position:
+            return
+        if len(ends) > 1 and now - ends[-1][0] < ENDS_APART_S:
+            ends[-1] = ends[-1][0], source_end
+        else:
+            ends.append((now, source_end))
+        if len(ends) > MAX_ENDS:
+            # Half as exact, and never too small: an end counts from when one below it was seen.
+            kept = [(ends[i][0], ends[min(i + 1, len(ends) - 1)][1]) for i in range(0, len(ends), 2)]
+            self._ends = deque(kept)
+
+    @property
+    def behind_since(self) -> float | None:
+        """Since when the source has had something that is not here; None if that is not known."""
+        while self._ends and self._ends[0][1] <= self.position:
+            self._ends.popleft()
+        return self._ends[0][0] if self._ends else None
 
     @property
     def log_start(self) -> int:

@@ -33,12 +33,15 @@ class LinkRuntime:
         works: Mapping[str, Work] | None = None,
     ) -> None:
         self.record = record
-        self.settings = LinkSettings.of(config_of(record))
+        self.settings = LinkSettings()
+        # By `time.monotonic`; None while it is not paused.
+        self.paused_since: float | None = None
         self.source = source
         self.pool = pool
         self.replicator = replicator
         self.source_half = source_half
         self.offset_sync = offset_sync
+        self._set(LinkSettings.of(config_of(record)))
         # The link's owner as it was when the state was last followed; None: a user that is not in the state.
         self.owner_user: UserRecord | None = None
         self._tasks = Tasks(f"link {record.link_name}")
@@ -47,6 +50,13 @@ class LinkRuntime:
         self.link_tasks: list[LinkTask] = []
         if replicator is not None:
             self.link_tasks = sync_tasks(record, works or {}, self._held_back)
+
+    def _set(self, settings: LinkSettings) -> None:
+        self.settings = settings
+        if not self.paused:
+            self.paused_since = None
+        elif self.paused_since is None:
+            self.paused_since = time.monotonic()
 
     def start(self) -> None:
         """Start working; `close` ends it."""
@@ -60,7 +70,7 @@ class LinkRuntime:
     def follow(self, record: LinkRecord) -> None:
         """Take over the link as it now stands in the state."""
         self.record = record
-        self.settings = LinkSettings.of(config_of(record))
+        self._set(LinkSettings.of(config_of(record)))
         for task in self.link_tasks:
             task.follow(record)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._config import ConfigEntry, ConfigResource
-from confluent_kafka.admin._resource import AlterConfigOpType, ResourceType
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 
 from compose.kafka import KafkaCluster
 from tests.conftest import Clusters
@@ -65,7 +65,12 @@ def test_configs_of_topics_follow_their_source(lab: LinkLab, unique_name: Name) 
     held = configs(at_brokers, topic)
     assert (held["retention.ms"], held["segment.bytes"]) == ("-1", "2097152")
     assert configs(at_gateway, topic) == {**held, "retention.ms": "3600000"}
-    for name, value in {"retention.ms": "5", "cleanup.policy": "compact", "max.message.bytes": "5"}.items():
+    fixed: dict[str, str | None] = {
+        "retention.ms": "5",
+        "cleanup.policy": "compact",
+        "max.message.bytes": "5",
+    }
+    for name, value in fixed.items():
         with pytest.raises(
             KafkaException, match=f"Cannot modify mirror topic {topic} because '{name}' are set"
         ):
