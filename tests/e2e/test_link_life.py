@@ -61,7 +61,7 @@ def mirrored(lab: LinkLab, topic: str, config: Mapping[str, str] | None = None) 
 def test_configs_of_topics_follow_their_source(lab: LinkLab, unique_name: Name) -> None:
     topic = mirrored(lab, unique_name(), {"retention.ms": "3600000", "segment.bytes": "2097152"})
     at_source, at_brokers = lab.source.admin, lab.destination.admin
-    at_gateway = AdminClient(lab.client_config)
+    at_gateway = AdminClient(dict(lab.client_config.items()))
     held = configs(at_brokers, topic)
     assert (held["retention.ms"], held["segment.bytes"]) == ("-1", "2097152")
     assert configs(at_gateway, topic) == {**held, "retention.ms": "3600000"}
