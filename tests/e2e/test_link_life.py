@@ -64,7 +64,9 @@ def test_configs_of_topics_follow_their_source(lab: LinkLab, unique_name: Name) 
     at_gateway = AdminClient(dict(lab.client_config.items()))
     held = configs(at_brokers, topic)
     assert (held["retention.ms"], held["segment.bytes"]) == ("-1", "2097152")
-    assert configs(at_gateway, topic) == {**held, "retention.ms": "3600000"}
+    source, shown = configs(at_source, topic), configs(at_gateway, topic)
+    assert {name for name in held if held[name] != shown[name]} >= {"retention.ms"}
+    assert {name for name in shown if shown[name] != source[name]} <= {"min.insync.replicas"}
     fixed: dict[str, str | None] = {
         "retention.ms": "5",
         "cleanup.policy": "compact",

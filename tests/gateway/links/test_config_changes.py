@@ -175,6 +175,7 @@ async def test_every_key_is_taken_at_creation(lab: LinksLab) -> None:
         "ssl.keystore.location": "",
         "ssl.truststore.location": "",
         "sasl.mechanism": "PLAIN",
+        "topic.config.sync.include": "cleanup.policy,max.message.bytes,message.timestamp.type",
     }
     for key in KEYS.values():
         sample = key.choices[0] if key.choices else key.default

@@ -535,6 +535,7 @@ async def test_a_promote_needs_its_source_and_a_failover_does_not(lab: LinksLab)
 
 async def test_a_promote_would_leave_added_partitions_behind(lab: LinksLab) -> None:
     await lab.make_mirror()
+    _, grow = hold(lab, ApiKey.CREATE_PARTITIONS)
     lab.other.topics["t"].logs.append(Log(1))
     runtime = lab.links._runtimes[LINK]
     assert runtime.replicator is not None
@@ -545,6 +546,7 @@ async def test_a_promote_would_leave_added_partitions_behind(lab: LinksLab) -> N
         "Topic 't' has 1 partitions, its source topic 2: what is in the others would be left behind. "
         "Failover stops the mirror without them."
     )
+    grow.set()
     assert (await lab.alter("failover")).error_code is None
     await lab.becomes(MirrorStatus.STOPPED)
 
