@@ -81,28 +81,6 @@ class Work(Protocol):
         ...
 
 
-class NotThereYet:
-    """Work that can be switched on, and that this version does not do."""
-
-    def __init__(self, name: str, switch: str | None, interval_key: str) -> None:
-        self.name = name
-        self.interval_key = interval_key
-        self._switch = switch
-
-    def is_on(self, config: LinkConfig) -> bool:
-        """Whether its switch is set; without one it is off."""
-        return self._switch is not None and config.flag(self._switch)
-
-    def problems(self, config: LinkConfig) -> Sequence[TaskError]:  # noqa: ARG002 - as the others
-        """That it is not there."""
-        message = f"{self._switch} is set, but this version of Causeway does not do it yet"
-        return [TaskError(NOT_SUPPORTED_ERROR, message)]
-
-    async def run(self, config: LinkConfig) -> Sequence[TaskError]:
-        """Never called: there is always a problem."""
-        return self.problems(config)
-
-
 def config_of(record: LinkRecord) -> LinkConfig:
     """The configs of a link as its tasks need them: without what is secret, and unchecked."""
     return LinkConfig(record.link_mode, record.connection_mode, values=record.configs)

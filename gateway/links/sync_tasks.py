@@ -3,21 +3,16 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from gateway.links.link_tasks import LinkTask, NotThereYet, Work
+from gateway.links.link_tasks import LinkTask, Work
 from gateway.links.requests import TaskState
 from gateway.state.records import LinkRecord
 
-TASK_NAMES: Final = ("AclSync", "AutoCreateMirror", "ConsumerOffsetSync", "TopicConfigsSync")
-
-_NOT_THERE_YET: Final[Mapping[str, Work]] = {
-    "AclSync": NotThereYet("AclSync", "acl.sync.enable", "acl.sync.ms"),
-}
+AUTO_CREATE: Final = "AutoCreateMirror"
+TASK_NAMES: Final = ("AclSync", AUTO_CREATE, "ConsumerOffsetSync", "TopicConfigsSync")
 
 
 def sync_tasks(
     record: LinkRecord, works: Mapping[str, Work], held_back: Callable[[], TaskState | None]
 ) -> list[LinkTask]:
     """The tasks of a destination half; `works` has by name what they do."""
-    return [
-        LinkTask(works.get(name) or _NOT_THERE_YET[name], record, held_back=held_back) for name in TASK_NAMES
-    ]
+    return [LinkTask(works[name], record, held_back=held_back) for name in TASK_NAMES]
