@@ -682,7 +682,7 @@ async def test_what_a_user_has_attached_ends_with_its_password(
 
 
 async def test_nobody_attached(lab: LinksLab) -> None:
-    await lab.make_inbound(**IMPATIENT)
+    await lab.make_inbound(**{"availability.check.ms": "100"})
     assert lab.links.link(LINK).link_state is LinkState.ACTIVE
     await until(lambda: lab.links.link(LINK).link_state is LinkState.UNAVAILABLE)
     shown = lab.links.link(LINK)
