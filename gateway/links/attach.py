@@ -14,6 +14,8 @@ from uuid import UUID, uuid4
 import structlog
 
 from gateway.config import format_host_port, parse_host_port
+from gateway.links.link_errors import kind_of
+from gateway.links.requests import LinkErrorKind
 from gateway.tasks import Tasks
 from gateway.upstreams.connection import BrokerConnection
 from gateway.upstreams.dialer import Security, dial
@@ -98,6 +100,7 @@ class SourceHalf:
         self.parked = 0
         self.bound = 0
         self.error: str | None = "not attached yet"
+        self.error_kind = LinkErrorKind.TIMEOUT_ERROR
         self._link_name = link_name
         self._source_cluster_id = source_cluster_id
         self._bootstrap_servers = [parse_host_port(server) for server in bootstrap_servers]
@@ -180,7 +183,7 @@ class SourceHalf:
                 failures += 1
                 if self.error is None or failures == 1:
                     self._log.warning("link_not_attached", error=str(error))
-                self.error = str(error)
+                self.error, self.error_kind = str(error), kind_of(error)
                 refused = isinstance(error, (AuthenticationFailed, AttachRefused, TlsFailed))
                 if isinstance(error, AttachRefused) and error.dial_again:
                     # It is being started, or chance was against us.

@@ -9,7 +9,9 @@ from typing import Final
 
 import structlog
 
+from gateway.links.link_errors import kind_of
 from gateway.links.partition import Mirror, MirrorPartition, Phase
+from gateway.links.requests import LinkErrorKind
 from gateway.links.settings import LinkSettings
 from gateway.state.records import MirrorRecord, MirrorStatus, MirrorTopicError
 from gateway.upstreams.connection import BrokerConnection
@@ -44,6 +46,7 @@ class Board:
         self.wake_resolve: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
         self.source_down_since: float | None = None
         self.source_error: str | None = None
+        self.source_error_kind = LinkErrorKind.NO_ERROR
 
     def update(self, records: Iterable[MirrorRecord], settings: LinkSettings | None = None) -> None:
         """Take over the mirror topics, and what the link's configs say, as they now stand in the state."""
@@ -106,6 +109,7 @@ class Board:
     def source_is_up(self) -> None:
         """The source answered."""
         self.source_down_since = self.source_error = None
+        self.source_error_kind = LinkErrorKind.NO_ERROR
 
     def source_is_down(self, error: Exception) -> None:
         """The source did not answer, for this reason."""
@@ -113,6 +117,7 @@ class Board:
             self.source_down_since = time.monotonic()
             self.log.warning("source_unreachable", error=str(error))
         self.source_error = str(error)
+        self.source_error_kind = kind_of(error)
 
 
 def _is_another(before: MirrorRecord, after: MirrorRecord) -> bool:

@@ -20,6 +20,7 @@ from gateway.links.log_starts import LogStarts
 from gateway.links.mirror_notes import Note
 from gateway.links.open_transactions import OpenTransactions
 from gateway.links.partition import Mirror, MirrorPartition, Phase
+from gateway.links.requests import LinkErrorKind
 from gateway.links.settings import LinkSettings
 from gateway.links.sink import LATEST
 from gateway.state.records import MirrorRecord, MirrorTopicError
@@ -94,6 +95,11 @@ class Replicator:
     def source_error(self) -> str | None:
         """Why the source does not answer."""
         return self._board.source_error
+
+    @property
+    def source_error_kind(self) -> LinkErrorKind:
+        """The same in the contract's words."""
+        return self._board.source_error_kind
 
     def update(self, records: Iterable[MirrorRecord], settings: LinkSettings | None = None) -> None:
         """Take over the mirror topics, and what the link's configs say, as they now stand in the state."""

@@ -133,15 +133,19 @@ class LinkRuntime:
         if self.source_half is not None:
             if self.source_half.error is None:
                 return LinkState.ACTIVE, LinkErrorKind.NO_ERROR, None
-            return LinkState.UNAVAILABLE, LinkErrorKind.TIMEOUT_ERROR, self.source_half.error
+            return LinkState.UNAVAILABLE, self.source_half.error_kind, self.source_half.error
         if self.paused:
             return LinkState.PAUSED, LinkErrorKind.NO_ERROR, None
         if not self.source_unavailable:
             return LinkState.ACTIVE, LinkErrorKind.NO_ERROR, None
-        error = self.replicator.source_error if self.replicator is not None else None
+        error, kind = None, LinkErrorKind.NO_ERROR
+        if self.replicator is not None:
+            error, kind = self.replicator.source_error, self.replicator.source_error_kind
         if self.pool is not None and self.pool.count == 0:
             error = error or "no source gateway is attached to this link"
-        return LinkState.UNAVAILABLE, LinkErrorKind.BOOTSTRAP_TCP_CONNECTION_FAILED_ERROR, error
+        if kind is LinkErrorKind.NO_ERROR:
+            kind = LinkErrorKind.BOOTSTRAP_TCP_CONNECTION_FAILED_ERROR
+        return LinkState.UNAVAILABLE, kind, error
 
     def _held_back(self) -> TaskState | None:
         return TaskState.LINK_PAUSED if self.paused else None

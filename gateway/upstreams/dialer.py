@@ -21,6 +21,7 @@ from gateway.upstreams.errors import (
     ClusterIdMismatch,
     ConnectFailed,
     KafkaError,
+    NameNotFound,
     TlsFailed,
 )
 from gateway.upstreams.metadata import ClusterMetadata, metadata_request, read_metadata
@@ -191,7 +192,8 @@ async def _open(
         if isinstance(error, TimeoutError):
             raise ConnectFailed(f"{where}: no connection within {timeout_s} s") from error
         if isinstance(error, OSError):
-            raise ConnectFailed(f"{where}: {error.strerror or error}") from error
+            failed = NameNotFound if isinstance(error, socket.gaierror) else ConnectFailed
+            raise failed(f"{where}: {error.strerror or error}") from error
         raise
 
 

@@ -17,6 +17,10 @@ class ConnectFailed(DialError):
     """No TCP connection, or it ended before it was ready: refused, timed out, name not found."""
 
 
+class NameNotFound(ConnectFailed):
+    """The host's name has no address."""
+
+
 class TlsFailed(DialError):
     """The TLS handshake failed: certificate, host name or protocol."""
 
