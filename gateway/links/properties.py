@@ -26,22 +26,29 @@ def parse_properties(text: str) -> dict[str, str]:
 
 def _logical_lines(text: str) -> list[tuple[int, str]]:
     lines: list[tuple[int, str]] = []
-    continued: list[str] = []
-    started_at = 0
-    for number, natural in enumerate(re.split(r"\r\n|\r|\n", text), 1):
+    begun = ""
+    begun_at = 0
+    is_continued = False
+    naturals = re.split(r"\r\n|\r|\n", text)
+    for number, natural in enumerate(naturals, 1):
+        # The end of a text right behind a line is no line of its own.
+        if number == len(naturals) and not natural:
+            break
         line = natural.lstrip(_BLANK)
-        if not continued:
+        # As long as nothing stands in it, a line that was continued is still at its beginning.
+        if not begun:
+            is_continued = False
             if not line or line[0] in "#!":
                 continue
-            started_at = number
-        backslashes = len(line) - len(line.rstrip("\\"))
-        if backslashes % 2:
-            continued.append(line[:-1])
-        else:
-            lines.append((started_at, "".join([*continued, line])))
-            continued = []
-    if continued:
-        lines.append((started_at, "".join(continued)))
+            begun_at = number
+        is_continued = (len(line) - len(line.rstrip("\\"))) % 2 == 1
+        begun += line[:-1] if is_continued else line
+        if not is_continued:
+            lines.append((begun_at, begun))
+            begun = ""
+    # Java takes a lone backslash at the end for a line with nothing in it, but not before CR LF.
+    if begun or (is_continued and not text.endswith("\r\n")):
+        lines.append((begun_at, begun))
     return lines
 
 
