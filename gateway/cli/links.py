@@ -14,6 +14,7 @@ app = typer.Typer(no_args_is_help=True, help="Cluster links.")
 app.add_typer(link_configs.app, name="configuration")
 
 _BOOTSTRAP: Final = "bootstrap.servers"
+_PAUSED: Final = "cluster.link.paused"
 
 Name = Annotated[str, typer.Argument(metavar="LINK", help="Name of the link, the same on both sides.")]
 
@@ -90,6 +91,26 @@ def describe(client: Client, name: Name, output: OutputOption = Output.HUMAN) ->
     show_fields([*zip(_COLUMNS, _row(link), strict=True), ("Topics", ", ".join(link["topic_names"]))])
     show_table(("Task Name", "State", "Errors"), map(_task_row, link["tasks"] or []))
     show_configs([each for each in configs if not each["is_default"]])
+
+
+@app.command("pause")
+@connected
+def pause(client: Client, name: Name) -> None:
+    """Stop all of a link's work for a while: mirror topics, and what follows them."""
+    _set_paused(client, name, value="true")
+
+
+@app.command("resume")
+@connected
+def resume(client: Client, name: Name) -> None:
+    """Have a paused link work again."""
+    _set_paused(client, name, value="false")
+
+
+def _set_paused(client: Client, name: str, *, value: str) -> None:
+    client.cluster("PUT", "links", name, "configs", _PAUSED, body={"value": value})
+    typer.echo(f'{"Paused" if value == "true" else "Resumed"} cluster link "{name}".')
+    warn_of_no_effect(client, name, {_PAUSED: value})
 
 
 @app.command("delete")

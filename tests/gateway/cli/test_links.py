@@ -172,3 +172,14 @@ def test_what_is_without_effect_is_told(admin: Admin, causeway: Invoke) -> None:
     assert result.stderr == (
         "Note: client.dns.lookup changes nothing here: all addresses of a name are tried, always.\n"
     )
+
+
+def test_a_link_is_paused_and_resumed(admin: Admin, causeway: Invoke) -> None:
+    admin.links.add(link_record())
+    assert causeway("link", "pause", "hybrid").stdout == 'Paused cluster link "hybrid".\n'
+    assert causeway("link", "resume", "hybrid").stdout == 'Resumed cluster link "hybrid".\n'
+    assert admin.links.reconfigured == [
+        ("hybrid", [("cluster.link.paused", "true")], False),
+        ("hybrid", [("cluster.link.paused", "false")], False),
+    ]
+    assert "does not exist" in causeway("link", "pause", "nobody", code=1).stderr
