@@ -1,7 +1,7 @@
 """Which permission each route of the REST API needs, as Confluent's security page has it for cluster links.
 
-DESCRIBE, ALTER and ALTER_CONFIGS on the cluster for links and ACLs, CREATE and ALTER on the topic for mirror
-topics. A route without a row is for super users.
+DESCRIBE, ALTER and ALTER_CONFIGS on the cluster for links, their groups and ACLs, CREATE and ALTER on the topic for
+mirror topics. A route without a row is for super users.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from protocol.acls import Operation
 _CLUSTER: Final = f"{views.API}/{{cluster_id}}"
 _LINKS: Final = f"{_CLUSTER}/links"
 _ACLS: Final = f"{_CLUSTER}/acls"
+_GROUPS: Final = "/causeway/v1/links/{link_name}/groups"
 _USERS: Final = "/causeway/v1/users"
 # What must be allowed on the cluster; None: whoever is known may, or the route asks about topics itself.
 NEEDS: Final[Mapping[tuple[str, str], Operation | None]] = {
@@ -39,6 +40,10 @@ NEEDS: Final[Mapping[tuple[str, str], Operation | None]] = {
     ("GET", f"{_LINKS}/{{link_name}}/mirrors/{{mirror_topic_name}}"): Operation.DESCRIBE,
     ("POST", f"{_LINKS}/{{link_name}}/mirrors"): None,
     ("POST", f"{_LINKS}/{{link_name}}/mirrors:{{verb}}"): None,
+    ("GET", _GROUPS): Operation.DESCRIBE,
+    ("POST", f"{_GROUPS}:describe"): Operation.DESCRIBE,
+    ("POST", f"{_GROUPS}:move"): Operation.ALTER,
+    ("POST", f"{_GROUPS}:follow"): Operation.ALTER,
     ("GET", _ACLS): Operation.DESCRIBE,
     ("POST", _ACLS): Operation.ALTER,
     ("POST", f"{_ACLS}:batch"): Operation.ALTER,

@@ -172,6 +172,7 @@ async def ask(admin: Admin, method: str, path: str, **options: Any) -> httpx.Res
 
 
 LINK_BODY = {"json": {"source_cluster_id": "s", "configs": []}}
+GROUPS = "/causeway/v1/links/hybrid/groups"
 ROUTES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("GET", LINKS, "describe", {}),
     ("POST", f"{LINKS}?link_name=n", "alter", LINK_BODY),
@@ -185,6 +186,10 @@ ROUTES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("GET", f"{LINKS}/-/mirrors", "describe", {}),
     ("GET", f"{LINKS}/hybrid/mirrors", "describe", {}),
     ("GET", f"{LINKS}/hybrid/mirrors/t", "describe", {}),
+    ("GET", GROUPS, "describe", {}),
+    ("POST", f"{GROUPS}:describe", "describe", {"json": {"group_names": ["g"]}}),
+    ("POST", f"{GROUPS}:move", "alter", {"json": {"group_names": ["g"]}}),
+    ("POST", f"{GROUPS}:follow", "alter", {"json": {"group_names": ["g"]}}),
     ("GET", ACLS, "describe", {}),
     ("POST", ACLS, "alter", {"json": BODY}),
     ("POST", f"{ACLS}:batch", "alter", {"json": {"data": [BODY]}}),
