@@ -1,7 +1,7 @@
 """Which permission each route of the REST API needs, as Confluent's security page has it for cluster links.
 
-DESCRIBE, ALTER and ALTER_CONFIGS on the cluster for links, their groups and ACLs, CREATE and ALTER on the topic for
-mirror topics. A route without a row is for super users.
+DESCRIBE, ALTER and ALTER_CONFIGS on the cluster for links, their groups and ACLs, CREATE and ALTER on the
+topic for mirror topics. A route without a row is for super users.
 """
 
 from __future__ import annotations
