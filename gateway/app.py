@@ -134,6 +134,8 @@ class App:
         secrets_key = config.state.secrets_key
         self._acls = current_acls(config, self._store)
         self._audit = Audit.of(config.audit, self._acls.owners if self._acls else None)
+        self._acl_changes = None if self._acls is None else AclChanges(self._store)
+        self._acl_requests = None if self._acl_changes is None else AclRequests(self._acl_changes)
         self._links = Links(
             LinkServices(
                 cluster=self._cluster,
@@ -342,7 +344,7 @@ class App:
             limits=self._config.limits,
             super_users=frozenset(self._config.super_users),
             acls=None if self._acls is None else self._acls.now,
-            acl_requests=None if self._acls is None else AclRequests(AclChanges(self._store)),
+            acl_requests=self._acl_requests,
             users=self._scram_users,
             attach=self._links,
             reserved_ids=self._reserved_ids,
@@ -407,8 +409,12 @@ class App:
     def _serve_bound(self, link_name: str, cluster: Cluster) -> ServeBound:
         catalog = TopicCatalog(cluster)
 
+        acls = self._acl_requests
+
         async def serve(wire: FrameConnection, node_id: int | None) -> None:
-            session = BoundSession(wire, cluster, node_id, catalog, shown=self._shown.current, link=link_name)
+            session = BoundSession(
+                wire, cluster, node_id, catalog, shown=self._shown.current, acls=acls, link=link_name
+            )
             await session.run()
 
         return serve
@@ -431,7 +437,7 @@ class App:
                 format_host_port(*Endpoints(each, label).bootstrap) for each in self._config.listeners
             ],
             users=UserService(self._store, [user.name for user in self._config.users]),
-            acls=AclService(None if self._acls is None else AclChanges(self._store), self._cluster),
+            acls=AclService(self._acl_changes, self._cluster),
             current_acls=None if self._acls is None else self._acls.now,
             credentials=self._credentials,
             super_users=self._config.super_users,

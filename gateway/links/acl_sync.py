@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import structlog
 from kio.schema.errors import ErrorCode
 
 from gateway.links.acl_filters import parse_acl_filters
@@ -18,12 +19,12 @@ from gateway.links.link_tasks import AUTHORIZATION_ERROR, MISCONFIGURATION_ERROR
 from gateway.links.mirror_making import RESERVED_PREFIX
 from gateway.links.requests import TaskError
 from gateway.state.acl_changes import follow_link
-from gateway.state.records import Delete, LinkRecord, Record, State
+from gateway.state.records import AclRecord, Delete, LinkRecord, Record, State
 from gateway.state.store import Store
 from gateway.upstreams.acls import StrangeAcl, describe_acls
 from gateway.upstreams.cluster import Cluster
 from gateway.upstreams.errors import KafkaError
-from protocol.acls import Acl
+from protocol.acls import Acl, Permission, ResourceType
 
 ENABLE: Final = "acl.sync.enable"
 FILTERS: Final = "acl.filters"
@@ -42,6 +43,12 @@ _NOT_ENFORCED: Final = (
     "This gateway has `authorization: none`: nobody would ask the ACLs that this link brings. Set"
     " `authorization: acls` in its configuration."
 )
+
+
+# What one run says of them.
+_NAMED_GRANTS: Final = 20
+
+log = structlog.get_logger(__name__)
 
 
 class AclSync:
@@ -100,9 +107,29 @@ class AclSync:
                 return []
             return follow_link(state, self._record.link_name, acls)
 
-        if change(self._store.state):
+        changes = change(self._store.state)
+        if changes:
+            self._name_cluster_grants(changes)
             await self._store.update(change)
         return ()
+
+    def _name_cluster_grants(self, changes: Sequence[Record | Delete]) -> None:
+        """Whoever makes a link does not always think of what `any` includes."""
+        coming = [each for each in changes if isinstance(each, AclRecord) and self._is_cluster_grant(each)]
+        for record in coming[:_NAMED_GRANTS]:
+            log.warning(
+                "acl_sync.cluster_grant",
+                link=self._record.link_name,
+                principal=record.principal,
+                host=record.host,
+                operation=record.operation.name,
+                granted=len(coming),
+            )
+
+    def _is_cluster_grant(self, record: AclRecord) -> bool:
+        comes = self._record.link_name in record.link_names
+        about_cluster = record.resource_type is ResourceType.CLUSTER
+        return comes and about_cluster and record.permission is Permission.ALLOW
 
 
 def _refusal(error: KafkaError) -> TaskError:

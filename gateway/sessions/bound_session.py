@@ -12,6 +12,7 @@ from typing import Final, Protocol
 import structlog
 
 from gateway import observe
+from gateway.sessions.acl_requests import AclRequests
 from gateway.sessions.link_gate import MAX_REQUEST_BYTES, LinkGate, TopicCatalog
 from gateway.sessions.presentation import ShownNow, no_mirrors
 from gateway.sessions.request_path import Forward, Reply, RequestPath
@@ -50,6 +51,7 @@ class BoundSession:
         *,
         shown: ShownNow = no_mirrors,
         allowed: Callable[[str], bool] | None = None,
+        acls: AclRequests | None = None,
         link: str = "",
     ) -> None:
         self._wire = wire
@@ -58,6 +60,7 @@ class BoundSession:
         self._catalog = catalog
         self._shown = shown
         self._allowed = allowed
+        self._acls = acls
         self._path = RequestPath(
             wire,
             self._dial,
@@ -97,6 +100,7 @@ class BoundSession:
             self._catalog,
             shown=self._shown,
             allowed=self._allowed,
+            acls=self._acls,
         )
         wire, path = self._wire, self._path
         while True:

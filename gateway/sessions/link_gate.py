@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, get_args, get_type_hints
 from uuid import UUID, uuid4
 
 from gateway import observe
+from gateway.sessions.acl_requests import AclRequests, UnknownElement
 from gateway.sessions.presentation import ShownNow, no_mirrors, presentation
 from gateway.sessions.request_path import Decision, Forward, Parts, Refuse, Reply
 from gateway.sessions.reserved_names import is_reserved
@@ -113,8 +114,10 @@ class LinkGate:
         *,
         shown: ShownNow = no_mirrors,
         allowed: Callable[[str], bool] | None = None,
+        acls: AclRequests | None = None,
     ) -> None:
         self._versions = versions
+        self._acls = acls
         self._catalog = catalog
         self.shown = shown
         self._allowed = allowed
@@ -133,6 +136,8 @@ class LinkGate:
         forbidden = _FORBIDDEN[key](asked) if key in _FORBIDDEN else None
         if forbidden is not None:
             return Refuse(forbidden)
+        if key == ApiKey.DESCRIBE_ACLS and self._acls is not None:
+            return self._describe_acls(version, asked)
         await self._catalog.know(_topic_ids(asked))
         hidden = _StandIns(self)
         request = hidden.hide(_tamed(key, asked))
@@ -140,6 +145,17 @@ class LinkGate:
             frame = bytearray(encode_request_header(key, version, header.correlation_id, header.client_id))
             frame += encode_request(request)
         return Forward(frame, _Finish(self, key, version, hidden))
+
+    def _describe_acls(self, version: int, asked: Any) -> Decision:
+        """Where this gateway enforces ACLs it is its own that hold for its clients, not the brokers'."""
+        if self._acls is None:
+            raise RuntimeError("this gateway has no ACLs")
+        try:
+            body = self._acls.describe(asked, version)
+        except UnknownElement as error:
+            return Refuse(str(error))
+        finish = _Finish(self, ApiKey.DESCRIBE_ACLS, version, _StandIns(self))
+        return Reply(finish.without_hidden(body))
 
     def hides_topic(self, name: str) -> bool:
         """Whether a topic does not exist for the other side."""
@@ -284,6 +300,10 @@ class _Finish:
             return frame
         correlation_id = int.from_bytes(frame[:4], "big", signed=True)
         return bytearray(encode_response_header(key, version, correlation_id) + encode_response(shown))
+
+    def without_hidden(self, body: bytes) -> bytes:
+        """The body of an answer that is given here, as a broker's would be shown."""
+        return encode_response(self._cut(decode_response(self.api_key, self.version, body)))
 
     def _cut(self, message: Any) -> Any:
         """`message` without list entries about something hidden, and without hosts of clients."""

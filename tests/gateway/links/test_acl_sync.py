@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import pytest
+import structlog
 from kio.schema.errors import ErrorCode
 
 from gateway.links import acl_sync
@@ -170,6 +171,16 @@ async def test_two_links_may_bring_the_same() -> None:
     lab.source.acls = set()
     await lab.sync()
     assert lab.acls == {ALICE: (False, ("M",))}
+
+
+async def test_permissions_on_the_whole_cluster_are_named_when_they_come() -> None:
+    lab = Lab(Source(acl("allow alter cluster literal kafka-cluster User:eve *"), ALICE), {**TOPICS})
+    lab.configure({"resourceFilter": {"resourceType": "any"}, "accessFilter": {}})
+    with structlog.testing.capture_logs() as logs:
+        await lab.sync()
+        await lab.sync()
+    named = [line for line in logs if line["event"] == "acl_sync.cluster_grant"]
+    assert [(each["principal"], each["operation"]) for each in named] == [("User:eve", "ALTER")]
 
 
 async def test_narrower_filters_let_go() -> None:

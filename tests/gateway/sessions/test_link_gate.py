@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 from kio.schema.errors import ErrorCode
 
+from gateway.sessions.acl_requests import AclChanges, AclRequests
 from gateway.sessions.link_gate import (
     GROUP_FIELDS,
     TOPIC_FIELDS,
@@ -19,13 +20,18 @@ from gateway.sessions.link_gate import (
     LinkGate,
     TopicCatalog,
 )
+from gateway.sessions.request_path import Refuse, Reply
+from gateway.state.acl_changes import add_for_admin
 from gateway.upstreams.metadata import ClusterMetadata, TopicMetadata
 from protocol.api_keys import ApiKey
 from protocol.api_versions import LINK_APIS, link_versions
 from protocol.errors import TooLargeToDecode
 from protocol.fields import encode_uvarint
 from protocol.headers import encode_request_header, peek_request_header
-from protocol.messages import request_class, response_class
+from protocol.messages import decode_response, encode_request, request_class, response_class
+from tests.e2e.raw_client import make
+from tests.fakes.store import FakeStore
+from tests.gateway.security.acl_cases import acl
 
 NAMES = TOPIC_FIELDS | GROUP_FIELDS | TRANSACTION_FIELDS | TOPIC_ID_FIELDS
 # A resource may be a topic, a group or else; the gate looks at its type.
@@ -150,3 +156,28 @@ async def test_a_request_of_many_small_things_is_not_decoded() -> None:
     frame = bytearray(encode_request_header(ApiKey.METADATA, 9, 1, "other") + body)
     with pytest.raises(TooLargeToDecode):
         await gate.decide(peek_request_header(frame), frame)
+
+
+async def test_where_this_gateway_has_acls_they_are_what_the_other_side_is_shown() -> None:
+    store = FakeStore()
+    shown = acl("allow read topic literal t User:a *")
+    hidden = [
+        acl("allow read topic literal _causeway-state User:a *"),
+        acl("allow read group literal _causeway-work User:a *"),
+        acl("allow read topic literal __consumer_offsets User:a *"),
+    ]
+    store._apply(add_for_admin(store.state, [shown, *hidden]))
+    gate = LinkGate(link_versions(), TopicCatalog(Topics()), acls=AclRequests(AclChanges(store)))
+
+    async def ask(**changes: Any) -> Any:
+        anything = {"resource_type_filter": 1, "pattern_type_filter": 1, "operation": 1, "permission_type": 1}
+        request = make(ApiKey.DESCRIBE_ACLS, 3, **{**anything, **changes})
+        header = encode_request_header(ApiKey.DESCRIBE_ACLS, 3, 1, "other")
+        frame = bytearray(header + encode_request(request))
+        return await gate.decide(peek_request_header(frame), frame)
+
+    answer = await ask()
+    assert isinstance(answer, Reply)
+    found = decode_response(ApiKey.DESCRIBE_ACLS, 3, answer.body)
+    assert [each.resource_name for each in found.resources] == ["t"]
+    assert isinstance(await ask(operation=0), Refuse)
