@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from bench.client_rig import CAUSEWAY, DIRECT, ClientRig, Way
+from bench.client_rig import CAUSEWAY, CAUSEWAY_ACLS, DIRECT, ClientRig, Way
 from bench.load import PARTITIONS, RECORD_BYTES, RequestClient, consume, hold_connections, percentile, produce
 from bench.processes import cpu_seconds, rss_bytes
 from bench.proxies import HAPROXY, Proxy, ProxyUnavailable, haproxy, read_proxies
@@ -200,7 +200,8 @@ _LEGEND: Final = """\
 Medians of {rounds} rounds of {bytes}-byte records. produce, consume, RPC: ratio to the first line in the same
 round (lowest-highest). MB/s: produced / consumed. RPC: ListOffsets, one after the other; p50, p99, and what
 is added to the first line's p99, in ms. CPU: of the proxy's process, produce / consume. KiB: memory per idle
-connection. causeway asks for SASL PLAIN, the others for nothing."""
+connection. causeway asks for SASL PLAIN, the others for nothing; causeway
+ACLs judges every request by a thousand of them."""
 
 
 def table(results: Sequence[Result]) -> str:
@@ -268,6 +269,22 @@ def verdicts(results: Sequence[Result]) -> list[str]:
     return lines
 
 
+# Of what the same gateway does without ACLs, at least.
+_WITH_ACLS: Final = {"produce_mb_per_s": 0.97, "consume_mb_per_s": 0.97, "rpc_per_s": 0.95}
+
+
+def acl_verdicts(results: Sequence[Result]) -> list[str]:
+    """What a thousand ACLs cost, in the same run."""
+    rows = {row.path: row for row in results if not row.tls}
+    without, with_acls = rows[CAUSEWAY], rows[CAUSEWAY_ACLS]
+    lines = []
+    for name, bound in _WITH_ACLS.items():
+        share = getattr(with_acls, name) / getattr(without, name)
+        lines.append(f"ACLs {name}: {share:.3f} of without, wanted >= {bound}{_missed(share >= bound)}")
+    cost = (with_acls.cpu_us_per_rpc or 0) - (without.cpu_us_per_rpc or 0)
+    return [*lines, f"ACLs processor time per request: {cost:+.1f} µs"]
+
+
 def _missed(kept: bool) -> str:
     return "" if kept else "  MISSED"
 
@@ -319,7 +336,7 @@ def main() -> int:
     results = run(size, proxies)
     write(results, RESULTS_FILE)
     print(f"\n{table(results)}\n")
-    print("\n".join(verdicts(results)))
+    print("\n".join((*verdicts(results), *acl_verdicts(results))))
     return 0
 
 

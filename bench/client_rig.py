@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
+from bench.acls import grant
 from bench.proxies import HOST, Proxy, start_proxy
 from compose.gateway_process import GatewayProcess
 from compose.kafka import KafkaCluster
@@ -24,7 +25,10 @@ DIRECT: Final = "direct"
 # The same once more: what differs between the two is noise.
 DIRECT_AGAIN: Final = "direct again"
 CAUSEWAY: Final = "causeway"
+# The same with ACLs, a thousand of them.
+CAUSEWAY_ACLS: Final = "causeway ACLs"
 USER: Final = "bench"
+_ADMIN: Final = "admin"
 _PASSWORD: Final = secrets.token_hex(8)
 # Each round leaves hundreds of megabytes behind.
 _BROKER_CONFIG: Final = {"log.segment.delete.delay.ms": "1000", "log.retention.check.interval.ms": "3600000"}
@@ -81,6 +85,8 @@ class ClientRig:
             self.ways = [Way(DIRECT, tls=False, port=port), Way(DIRECT_AGAIN, tls=False, port=port)]
             for tls in (False, True):
                 self.ways.append(self._start_gateway(tls))
+                if not tls:
+                    self.ways.append(self._start_gateway(tls, acls=True))
                 self.ways += [
                     self._start_proxy(proxy, tls, leases[proxy.name, tls], directory / f"{proxy.name}-{tls}")
                     for proxy, has_tls in wanted
@@ -107,7 +113,7 @@ class ClientRig:
         self._stack.callback(process.kill)
         return Way(proxy.name, tls, lease[0], process.pid, ca_file=self._ca_file(tls))
 
-    def _start_gateway(self, tls: bool) -> Way:
+    def _start_gateway(self, tls: bool, *, acls: bool = False) -> Way:
         lease = self._lease(2)
         identity = self.cluster.authority.server("gateway")
         files = {"certificate_file": str(identity.certificate_file), "key_file": str(identity.key_file)}
@@ -122,13 +128,19 @@ class ClientRig:
             **({"tls": files} if tls else {"insecure": True}),
         }
         config = {
-            "authorization": "none",
+            "authorization": "acls" if acls else "none",
+            "super_users": [f"User:{_ADMIN}"],
             "cluster": self.cluster.gateway_config(),
             "listeners": [listener],
-            "users": [{"name": USER, "password": _PASSWORD}],
+            "users": [{"name": name, "password": _PASSWORD} for name in (USER, _ADMIN)],
         }
         gateway = self._stack.enter_context(GatewayProcess(config, name="causeway"))
-        return Way(CAUSEWAY, tls, lease[1], gateway.pid, USER, _PASSWORD, self._ca_file(tls))
+        ca_file = self._ca_file(tls)
+        if acls:
+            admin = Way(CAUSEWAY_ACLS, tls, lease[1], gateway.pid, _ADMIN, _PASSWORD, ca_file)
+            grant(admin.librdkafka(), USER)
+        path = CAUSEWAY_ACLS if acls else CAUSEWAY
+        return Way(path, tls, lease[1], gateway.pid, USER, _PASSWORD, ca_file)
 
     def _ca_file(self, tls: bool) -> Path | None:
         return self.cluster.authority.ca_file if tls else None

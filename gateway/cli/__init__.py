@@ -3,6 +3,7 @@
 Exit codes: 1 the gateway or the configuration refuses, 2 wrong usage, 3 the gateway cannot be reached.
 """
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,32 @@ def check_config(config: ConfigFile) -> None:
     if errors:
         _refuse(config, errors)
     typer.echo(f"{config}: ok")
+
+
+@app.command("check")
+def check_way_around(config: ConfigFile) -> None:
+    """Try to reach the brokers around the gateway, from this machine, as nobody; 1 if one of them answers."""
+    # Only here: the other commands need none of it.
+    from gateway.cli.way_around import look
+
+    try:
+        loaded = load(config)
+    except ConfigError as error:
+        _refuse(config, error.errors)
+    doors, trouble = asyncio.run(look(loaded))
+    for door in doors:
+        state = "OPEN: it answers whoever asks" if door.open else f"closed ({door.reason})"
+        typer.echo(f"{door.address} {door.protocol}: {state}")
+    if trouble is not None:
+        typer.echo(f"only the bootstrap servers were tried; the others are unknown: {trouble}", err=True)
+    if any(door.open for door in doors):
+        typer.echo(
+            "Clients can go around this gateway, its ACLs and its read-only mirror topics. Let only gateways"
+            " reach the brokers' ports, or let the brokers ask for a login or a certificate on all of their"
+            " listeners.",
+            err=True,
+        )
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -78,7 +78,9 @@ def test_refusals_in_a_response(version: int) -> None:
         (3, ErrorCode.topic_authorization_failed, -1),
     ]
     assert found[second][0].records == b"data"
-    assert b"data" in body
+    # And nothing else of the topic that is refused.
+    assert len(told.responses) == 2
+    assert refuse_fetched(version, body, refused).count(b"data") == 1
     other = refuse_fetched(version, body, {}, 77)
     expected = 77 if version >= 7 else 0
     assert session_id_of(version, other) == expected
