@@ -199,7 +199,10 @@ class App:
         self._tasks.spawn(self._watch_upstream(), name="watch upstream")
         await self._stopping.wait()
         log.info("gateway.draining", timeout_ms=self._config.drain_timeout_ms)
-        await self._close_listeners(self._config.drain_timeout_ms / 1000)
+        async with asyncio.TaskGroup() as group:
+            # Other gateways need not wait for the clients of this one.
+            group.create_task(self._links.hand_over())
+            group.create_task(self._close_listeners(self._config.drain_timeout_ms / 1000))
         await self._links.close()
         await self._local_groups.close()
         server.should_exit = True

@@ -138,6 +138,17 @@ bound_refusals = Counter(
     ["api", "reason"],
     registry=registry,
 )
+link_partitions_held = Gauge(
+    "causeway_link_partitions_held",
+    "Mirror partitions of a link that this gateway works on; the others are another gateway's.",
+    ["link"],
+    registry=registry,
+)
+link_gateways = Gauge(
+    "causeway_link_gateways",
+    "Gateways of this cluster that share the work of its links, this one included.",
+    registry=registry,
+)
 link_task_runs = Counter(
     "causeway_link_task_runs",
     "Runs of a link's tasks, by outcome.",

@@ -307,6 +307,28 @@ class FrameConnection(asyncio.BufferedProtocol):
             for start in range(0, len(view), _TLS_WRITE_BYTES):
                 transport.write(view[start : start + _TLS_WRITE_BYTES])
 
+    def begin_frame(self, *parts: BytesLike) -> bytes:
+        """Sends a frame but for its last byte, which `end_frame` is to be given. ConnectionClosed.
+
+        From now on `drain` returns only when everything has been handed to the kernel.
+        """
+        if self._end is not None:
+            raise ConnectionClosed(self._end.reason, self._end.cause)
+        if self._transport is None:
+            raise RuntimeError(f"{self.name}: not connected")
+        self._transport.set_write_buffer_limits(high=0)
+        prefix = frame_size_prefix(sum(map(len, parts)))
+        last = memoryview(parts[-1])
+        self._write_large(self._transport, prefix, (*parts[:-1], last[:-1]))
+        return bytes(last[-1:])
+
+    def end_frame(self, last: bytes) -> None:
+        """Sends the rest of a frame. ConnectionClosed."""
+        if self._end is not None:
+            raise ConnectionClosed(self._end.reason, self._end.cause)
+        if self._transport is not None:
+            self._transport.write(last)
+
     async def drain(self, timeout_s: float | None = None) -> None:
         """Returns when the write buffer has room; ConnectionClosed, TimeoutError."""
         if self._end is None and not self.writing_paused:

@@ -56,6 +56,7 @@ class Appender:
         self._board = board
         self._destination = destination
         self._filler_key = filler_key
+        self._connections: set[BrokerConnection] = set()
 
     async def run(self, node_id: int) -> None:
         """Append at one destination broker until cancelled, where replicas keep up."""
@@ -64,6 +65,17 @@ class Appender:
     async def run_slow(self, node_id: int) -> None:
         """The same for partitions whose replicas do not keep up."""
         await self._run(node_id, slow=True)
+
+    def abandon(self) -> None:
+        """Drop every connection: what was not delivered by now never will be."""
+        for connection in self._connections:
+            connection.abort()
+        self._connections.clear()
+
+    async def _connect(self, node_id: int) -> BrokerConnection:
+        connection = await self._destination.connect(node_id, linger_zero=True)
+        self._connections = {each for each in self._connections if not each.closed} | {connection}
+        return connection
 
     async def _run(self, node_id: int, *, slow: bool) -> None:
         connection: BrokerConnection | None = None
@@ -77,14 +89,14 @@ class Appender:
                     for p in self._board.by_destination.get(node_id, ())
                     if p.appendable and (p.slow_until > now) is slow
                 ]
-                if not ready:
+                if not ready or not self._board.lease.valid:
                     await wait_for(self._board.wake_append[node_id], METADATA_INTERVAL_S)
                     continue
                 # Everybody gets to be first, should a request not hold all.
                 turn = (turn + 1) % len(ready)
                 try:
                     if connection is None or connection.closed:
-                        connection = await self._destination.connect(node_id, linger_zero=True)
+                        connection = await self._connect(node_id)
                     timeout_ms = SLOW_TIMEOUT_MS if slow else PRODUCE_TIMEOUT_MS
                     await self._append(connection, ready[turn:] + ready[:turn], timeout_ms)
                     failures = 0
@@ -126,6 +138,7 @@ class Appender:
                 list(topics.values()),
                 timeout_ms=timeout_ms,
                 timeout_s=REQUEST_TIMEOUT_S,
+                may_send=lambda: self._board.lease.valid,
             )
         except BaseException:
             for p in sent:

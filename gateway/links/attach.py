@@ -1,7 +1,8 @@
 """The source half of a source-initiated link: dials the destination gateway and serves what it asks.
 
-Every slot keeps one connection parked: dial like any client, `LinkAttach`, answer keep-alives, and when
-`LinkBind` comes hand the connection to a bound session and dial the next. Nothing here listens.
+Every slot keeps one connection parked, two for each gateway that shares the link over there: dial like any
+client, `LinkAttach`, answer keep-alives, and when `LinkBind` comes hand the connection to a bound session and
+dial the next. Nothing here listens.
 """
 
 import asyncio
@@ -37,7 +38,10 @@ from protocol.reverse import (
 
 log = structlog.get_logger(__name__)
 
+# For each gateway that shares the link over there.
 PARKED_SLOTS: Final = 2
+MOST_INSTANCES: Final = 16
+DIALS_IN_VAIN: Final = 3
 # The destination asks every 2 s; a connection that is silent for so long is dead.
 SILENCE_TIMEOUT_S: Final = 10.0
 ATTACH_TIMEOUT_S: Final = 10.0
@@ -110,17 +114,28 @@ class SourceHalf:
         self._agent_id: UUID = uuid4()
         self._agent_epoch = time.time_ns()
         self._turn = 0
+        # How many gateways share the link over there, and how many slots run for them.
+        self._instances = 1
+        self._slots: set[int] = set()
         self._tasks = Tasks(f"source half of {link_name}")
         self._log = log.bind(link=link_name)
 
     async def run(self) -> None:
         """Park and serve until cancelled; then every connection of the link is closed."""
         try:
-            for slot in range(PARKED_SLOTS):
-                self._tasks.spawn(self._keep_parked(), name=f"slot {slot}")
+            self._fill_slots()
             await asyncio.Event().wait()
         finally:
             await self._tasks.close()
+
+    @property
+    def _wanted(self) -> int:
+        return PARKED_SLOTS * min(self._instances, MOST_INSTANCES)
+
+    def _fill_slots(self) -> None:
+        for slot in sorted(set(range(self._wanted)) - self._slots):
+            self._slots.add(slot)
+            self._tasks.spawn(self._keep_parked(slot), name=f"slot {slot}")
 
     async def attach(self) -> tuple[BrokerConnection, LinkAttachResponse]:
         """Dial until the process with the links is reached, and attach; the caller owns the connection.
@@ -169,33 +184,45 @@ class SourceHalf:
             raise
         return connection, response
 
-    async def _keep_parked(self) -> None:
+    async def _keep_parked(self, slot: int) -> None:
         failures = 0
-        while True:
+        while slot < self._wanted:
             started = time.monotonic()
             try:
-                await self._park_once()
+                await self._park_once(slot)
                 failures = 0
                 continue
             except Exception as error:  # noqa: BLE001 - a slot that ended would not be missed
                 if time.monotonic() - started >= STABLE_AFTER_S + SILENCE_TIMEOUT_S:
                     failures = 0
                 failures += 1
-                if self.error is None or failures == 1:
-                    self._log.warning("link_not_attached", error=str(error))
-                self.error, self.error_kind = str(error), kind_of(error)
-                refused = isinstance(error, (AuthenticationFailed, AttachRefused, TlsFailed))
-                if isinstance(error, AttachRefused) and error.dial_again:
-                    # It is being started, or chance was against us.
-                    refused = False
+                again = isinstance(error, AttachRefused) and error.dial_again
+                if again and self.parked:
+                    # Those that were reached have enough: one of them cannot be reached from here.
+                    refused = failures > DIALS_IN_VAIN
+                else:
+                    if self.error is None or failures == 1:
+                        self._log.warning("link_not_attached", error=str(error))
+                    self.error, self.error_kind = str(error), kind_of(error)
+                    # One that is to be dialled again is being started, or chance was against us.
+                    refused = not again and isinstance(
+                        error, (AuthenticationFailed, AttachRefused, TlsFailed)
+                    )
             cap = REFUSED_BACKOFF_S if refused else min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(failures, 8))
             # Full jitter, except that a refusal waits at least half its time.
             await asyncio.sleep(random.uniform(cap / 2 if refused else 0, cap))  # noqa: S311 - no secret
+        self._slots.discard(slot)
 
-    async def _park_once(self) -> None:
+    async def _park_once(self, slot: int) -> None:
         """Attach, wait to be bound, and leave the connection to its session."""
         connection, response = await self.attach()
         self.link_id = self.link_id or response.link_id
+        self._instances = max(response.instance_count, 1)
+        self._fill_slots()
+        if slot >= self._wanted:
+            # There are fewer gateways than when it dialled.
+            connection.abort()
+            return
         if self.error is not None:
             self._log.info("link_attached", instance=response.instance_id)
         self.error = None

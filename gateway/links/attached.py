@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+from gateway.links.attach import PARKED_SLOTS
 from gateway.links.errors import LinkError
 from gateway.links.link_parts import LinkServices
 from gateway.links.mirror_notes import Change
@@ -27,11 +28,14 @@ class Attached:
         services: LinkServices,
         runtimes: Mapping[str, LinkRuntime],
         write: Callable[[Change], Awaitable[None]],
+        instances: Callable[[], int] = lambda: 1,
     ) -> None:
         self._services = services
         self._store = services.store
         self._runtimes = runtimes
         self._write = write
+        # How many gateways share the links.
+        self._instances = instances
 
     async def attach(self, principal: Principal, request: LinkAttachRequest) -> LinkAttachResponse:
         """Judge a LinkAttach; the first principal that attaches a link owns it."""
@@ -75,7 +79,11 @@ class Attached:
         reason = runtime.pool.refusal(request.agent_id, request.agent_epoch)
         if reason is not None:
             return self._refused(INVALID_REQUEST, reason)
-        return LinkAttachResponse(0, None, record.cluster_link_id, self._services.instance_id, 1)
+        instances = self._instances()
+        if instances > 1 and runtime.pool.count_of(request.agent_id) >= PARKED_SLOTS:
+            text = f"enough connections are parked here, {instances} gateways share the link: dial again"
+            return self._refused(DIAL_AGAIN, text)
+        return LinkAttachResponse(0, None, record.cluster_link_id, self._services.instance_id, instances)
 
     async def _claim(self, judged: LinkRecord, principal: str) -> LinkRecord | None:
         name = judged.link_name
@@ -102,4 +110,4 @@ class Attached:
         runtime.pool.park(wire, request.agent_id, request.agent_epoch, lifetime_s)
 
     def _refused(self, code: int, message: str) -> LinkAttachResponse:
-        return LinkAttachResponse(code, message, None, self._services.instance_id, 1)
+        return LinkAttachResponse(code, message, None, self._services.instance_id, self._instances())

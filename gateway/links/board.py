@@ -9,10 +9,13 @@ from typing import Final
 
 import structlog
 
+from gateway import observe
+from gateway.links.lease import Lease, Unlimited
 from gateway.links.link_errors import kind_of
 from gateway.links.partition import Mirror, MirrorPartition, Phase
 from gateway.links.requests import LinkErrorKind
 from gateway.links.settings import LinkSettings
+from gateway.links.work_plan import SLOTS, Slots
 from gateway.state.records import MirrorRecord, MirrorStatus, MirrorTopicError
 from gateway.upstreams.connection import BrokerConnection
 from gateway.upstreams.errors import DialError, KafkaError
@@ -31,12 +34,18 @@ TRANSPORT_ERRORS: Final = (ConnectionClosed, DialError, KafkaError, ProtocolErro
 
 
 class Board:
-    """The mirror topics of a link, by name, and their partitions by leader on either side."""
+    """The mirror topics of a link, by name; those partitions of theirs that are held, by leader.
 
-    def __init__(self, link_name: str) -> None:
+    They are worked on while the lease is valid. What is not held is another gateway's to work on.
+    """
+
+    def __init__(self, link_name: str, lease: Lease | None = None) -> None:
         self.log = structlog.get_logger(__name__).bind(link=link_name)
         self.settings = LinkSettings()
+        self.lease = Unlimited() if lease is None else lease
         self.mirrors: dict[str, Mirror] = {}
+        self._slots: Slots = frozenset(range(SLOTS))
+        self._held = observe.link_partitions_held.labels(link_name)
         self.by_source: dict[int, list[MirrorPartition]] = {}
         self.by_destination: dict[int, list[MirrorPartition]] = {}
         self.wake_metadata = asyncio.Event()
@@ -63,7 +72,9 @@ class Board:
             mirror.record = record
             mirror.link_paused = self.settings.paused
             for index in range(len(mirror.partitions), record.num_partitions):
-                mirror.partitions.append(MirrorPartition(mirror, index))
+                partition = MirrorPartition(mirror, index)
+                partition.held = partition.slot in self._slots
+                mirror.partitions.append(partition)
             for partition in mirror.partitions:
                 # A failover forgets the end that a promote had decided on.
                 partition.end_at((record.stop_offsets or {}).get(partition.index))
@@ -75,21 +86,39 @@ class Board:
         self.index()
         self.wake_metadata.set()
 
+    def hold(self, slots: Slots) -> None:
+        """Work on the partitions in these slots, and on no others."""
+        self._slots = slots
+        for mirror in self.mirrors.values():
+            for partition in mirror.partitions:
+                partition.hold(partition.slot in slots, time.monotonic())
+        self.index()
+        self.wake_metadata.set()
+
+    @property
+    def letting_go(self) -> bool:
+        """Whether appends are under way to partitions that are not held any more."""
+        partitions = (p for mirror in self.mirrors.values() for p in mirror.partitions)
+        return any(p.sending is not None and not p.held for p in partitions)
+
     def _stop(self, mirror: Mirror) -> None:
         for partition in mirror.partitions:
             partition.clear()
             partition.phase = Phase.FAILED
 
     def index(self) -> None:
-        """Sort the partitions by their leaders anew, and have everybody look again."""
+        """Sort what is held by its leaders anew, and have everybody look again."""
         by_source, by_destination = defaultdict(list), defaultdict(list)
         for mirror in self.mirrors.values():
             for partition in mirror.partitions:
+                if not partition.held:
+                    continue
                 if partition.source_leader is not None:
                     by_source[partition.source_leader].append(partition)
                 if partition.destination_leader is not None:
                     by_destination[partition.destination_leader].append(partition)
         self.by_source, self.by_destination = by_source, by_destination
+        self._held.set(sum(p.held for m in self.mirrors.values() if m.running for p in m.partitions))
         for events in (self.wake_fetch, self.wake_append, self.wake_resolve):
             for event in events.values():
                 event.set()

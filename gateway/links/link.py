@@ -31,6 +31,7 @@ from gateway.links.requests import (
     compiled,
 )
 from gateway.links.runtime import LinkRuntime
+from gateway.links.work_plan import Holding
 from gateway.state.acl_changes import drop_link, keep_for_admin
 from gateway.state.records import Delete, LinkRecord, MirrorRecord, MirrorStatus, Record, State
 from gateway.tasks import Tasks
@@ -40,6 +41,9 @@ __all__ = ["LinkServices", "Links"]
 log = structlog.get_logger(__name__)
 
 FORCED_DELETE_TIMEOUT_S: Final = 30.0
+SHARE_RETRY_S: Final = 1.0
+# A source comes and goes: others are told no more often than this.
+SILENT_SOURCES_INTERVAL_S: Final = 2.0
 
 
 class Links:
@@ -54,8 +58,10 @@ class Links:
         self._mirrors = Mirrors(
             self._store, services.cluster, self._runtimes, self._follow, services.all_have_read
         )
-        self._parts = LinkParts(services, self._mirrors)
-        attached = Attached(services, self._runtimes, self._mirrors.write)
+        self._work = services.join(services.cluster, services.instance_id, self._hold)
+        self._parts = LinkParts(services, self._mirrors, self._work)
+        self._instances = 1
+        attached = Attached(services, self._runtimes, self._mirrors.write, lambda: self._work.instances)
         # Make a half of a link; judge a LinkAttach, and take over its connection; change configs.
         self.create_link = LinkMaker(services, self._parts, self._mirrors.write).create
         self.attach, self.park = attached.attach, attached.park
@@ -63,9 +69,11 @@ class Links:
         # How groups of a link stand, and moving them.
         self.groups = GroupMoves(self._runtimes, services.local_groups)
         self._tasks = Tasks("links")
+        self._sharing: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._following = asyncio.Lock()
-        self._closed = False
+        # It follows the state no more; and its metrics are gone.
+        self._closed = self._ended = False
         self._metrics = LagMetrics(self._runtimes, lambda: self.mirrors(None, None))
 
     # Life.
@@ -77,11 +85,21 @@ class Links:
         await self._follow()
         self._tasks.spawn(self._follow_for_ever(), name="follow the state")
 
+    async def hand_over(self) -> None:
+        """Leave the links' work to the other gateways, as soon as nothing of it is under way. Idempotent."""
+        self._closed = True
+        sharing, self._sharing = self._sharing, None
+        if sharing is not None:
+            sharing.cancel()
+            await asyncio.wait({sharing})
+            await self._work.leave()
+
     async def close(self) -> None:
         """Stop every link. Idempotent."""
-        if not self._closed:
+        await self.hand_over()
+        if not self._ended:
+            self._ended = True
             observe.remove(self._metrics)
-        self._closed = True
         await self._tasks.close()
         await self._mirrors.close()
         for runtime in list(self._runtimes.values()):
@@ -128,6 +146,7 @@ class Links:
                     continue
                 self._not_started.pop(name, None)
                 self._runtimes[name].start()
+                await self._runtimes[name].hold(self._work.holding)
             runtime = self._runtimes[name]
             runtime.follow(record)
             self._drop_who_may_not(runtime, state)
@@ -136,6 +155,38 @@ class Links:
                 runtime.replicator.update(mirrors, runtime.settings)
                 for mirror in mirrors:
                     self._mirrors.finish_creation(mirror)
+        self._share()
+
+    # Sharing the work.
+
+    def _share(self) -> None:
+        """Take part in the work as soon as there is any; source halves are every gateway's own."""
+        if self._sharing is None and any(r.replicator is not None for r in self._runtimes.values()):
+            self._sharing = self._tasks.spawn(self._share_for_ever(), name="share the work")
+            self._tasks.spawn(self._tell_what_is_silent(), name="tell which sources are silent")
+
+    async def _share_for_ever(self) -> None:
+        while True:
+            try:
+                await self._work.run()
+            except Exception:
+                log.exception("work_not_shared")
+            await asyncio.sleep(SHARE_RETRY_S)
+
+    async def _hold(self, holding: Holding) -> None:
+        runtimes = list(self._runtimes.values())
+        if self._work.instances != self._instances:
+            self._instances = self._work.instances
+            for runtime in runtimes:
+                if runtime.pool is not None:
+                    runtime.pool.recall()
+        await asyncio.gather(*(runtime.hold(holding) for runtime in runtimes))
+
+    async def _tell_what_is_silent(self) -> None:
+        while True:
+            await asyncio.sleep(SILENT_SOURCES_INTERVAL_S)
+            runtimes = [r for r in self._runtimes.values() if r.replicator is not None]
+            self._work.cannot_reach(frozenset(r.record.cluster_link_id for r in runtimes if r.source_silent))
 
     def _drop_who_may_not(self, runtime: LinkRuntime, state: State) -> None:
         """Ends what a user has attached that is gone since, or has another password."""

@@ -18,6 +18,7 @@ from gateway.links.replicator import Replicator
 from gateway.links.requests import CreateMirror
 from gateway.links.runtime import LinkRuntime
 from gateway.links.topic_config_sync import TopicConfigsSync
+from gateway.links.work_group import Release, WorkGroup
 from gateway.peers import ALONE, Worker
 from gateway.state.records import ConnectionMode, LinkMode, LinkRecord, MirrorRecord
 from gateway.state.secrets import Secrets, SecretsError
@@ -47,15 +48,18 @@ class LinkServices:
     all_have_read: Callable[[], Awaitable[None]] = nobody_else
     # Whether clients of this gateway are held to ACLs at all.
     has_acls: bool = True
+    # How the links are shared with the cluster's other gateways.
+    join: Callable[[Cluster, str, Release], WorkGroup] = WorkGroup
 
 
 class LinkParts:
     """Makes them. LinkError where a record cannot be worked with."""
 
-    def __init__(self, services: LinkServices, mirrors: Mirrors) -> None:
+    def __init__(self, services: LinkServices, mirrors: Mirrors, work: WorkGroup) -> None:
         self._services = services
         self._cluster = services.cluster
         self._mirrors = mirrors
+        self._work = work
 
     def runtime(self, record: LinkRecord) -> LinkRuntime:
         """What is to be started for a link."""
@@ -82,7 +86,9 @@ class LinkParts:
                     expected_cluster_id=record.source_cluster_id,
                 )
             )
-        replicator = Replicator(record.link_name, source, self._cluster, record.filler_key, self._mirrors)
+        replicator = Replicator(
+            record.link_name, source, self._cluster, record.filler_key, self._mirrors, self._work.lease
+        )
         offsets = ConsumerOffsetSync(
             record.link_name,
             record.cluster_link_id,
@@ -95,7 +101,13 @@ class LinkParts:
         works = self._works(record, source, replicator)
         works[offsets.name] = offsets
         return LinkRuntime(
-            record, source=source, pool=pool, replicator=replicator, offset_sync=offsets, works=works
+            record,
+            source=source,
+            pool=pool,
+            replicator=replicator,
+            offset_sync=offsets,
+            works=works,
+            work=self._work,
         )
 
     def _works(self, record: LinkRecord, source: Cluster, replicator: Replicator) -> dict[str, Work]:

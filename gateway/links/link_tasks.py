@@ -87,7 +87,10 @@ def config_of(record: LinkRecord) -> LinkConfig:
 
 
 class LinkTask:
-    """One task of one link. `held_back` says why it is not to run now, as the state that is then shown."""
+    """One task of one link. `held_back` says why it is not to run now, as the state that is then shown.
+
+    `is_ours` says whether it runs on this gateway: of those that share a link one runs its tasks.
+    """
 
     def __init__(
         self,
@@ -95,11 +98,13 @@ class LinkTask:
         record: LinkRecord,
         *,
         held_back: Callable[[], TaskState | None] = lambda: None,
+        is_ours: Callable[[], bool] = lambda: True,
         deadline_s: float = DEADLINE_S,
     ) -> None:
         self._work = work
         self._config = config_of(record)
         self._held_back = held_back
+        self._is_ours = is_ours
         self._deadline_s = deadline_s
         self._log = log.bind(link=record.link_name, task=work.name)
         self._changed = asyncio.Event()
@@ -158,7 +163,9 @@ class LinkTask:
 
     def _can_run(self, config: LinkConfig) -> bool:
         work = self._work
-        return work.is_on(config) and not work.problems(config) and self._held_back() is None
+        return (
+            self._is_ours() and work.is_on(config) and not work.problems(config) and self._held_back() is None
+        )
 
     def _pause_s(self, config: LinkConfig, took_s: float) -> float:
         if self._failures:

@@ -50,8 +50,10 @@ class LogStarts:
 
     def _partitions(self) -> list[MirrorPartition]:
         """Those whose log was looked at, and may be changed."""
+        if not self._board.lease.valid:
+            return []
         mirrors = [m for m in self._board.mirrors.values() if m.running and m.failure is None]
-        return [p for m in mirrors for p in m.partitions if p.phase is Phase.READY]
+        return [p for m in mirrors for p in m.partitions if p.held and p.phase is Phase.READY]
 
     async def _record(self) -> None:
         starts: dict[str, dict[int, int]] = defaultdict(dict)

@@ -14,6 +14,7 @@ from typing import Final
 
 from gateway.links.mirror_notes import payloads_of
 from gateway.links.sink import BARRIER_EPOCH, DATA_EPOCH, sequence_of
+from gateway.links.work_plan import slot_of
 from gateway.state.records import MirrorRecord, MirrorStatus, MirrorTopicError
 from protocol.dense_batches import LONGEST_RUN, NO_TIMESTAMP, FillerRun, Piece
 from protocol.errors import DecodeError
@@ -99,7 +100,7 @@ class Mirror:
             "compact" in self.record.configs.get("cleanup.policy", "")
             and not self.record.compacted
             and all(
-                p.phase is Phase.READY and p.source_end == p.position and p.destination_start >= p.log_start
+                p.known and p.source_end == p.position and p.destination_start >= p.log_start
                 for p in self.partitions
             )
         )
@@ -118,6 +119,11 @@ class Mirror:
         return min((each for each in troubles if each is not None), default=None)
 
     @property
+    def kept(self) -> bool:
+        """Whether it is this gateway that sees to what concerns the mirror topic as a whole."""
+        return bool(self.partitions) and self.partitions[0].held
+
+    @property
     def stopping(self) -> bool:
         """Whether a promote or failover was asked for."""
         return self.record.status == MirrorStatus.PENDING_STOPPED
@@ -129,6 +135,9 @@ class MirrorPartition:
 
     mirror: Mirror
     index: int
+    # Whether this gateway is to work on it; otherwise what is known of it was seen from outside, once it was.
+    held: bool = True
+    seen: bool = False
     phase: Phase = Phase.DOUBT
     position: int = 0
     fetch_offset: int = 0
@@ -191,6 +200,22 @@ class MirrorPartition:
     def name(self) -> tuple[str, int]:
         """Mirror topic and partition."""
         return self.mirror.record.mirror_topic_name, self.index
+
+    @property
+    def slot(self) -> int:
+        """The slot of work that it is in."""
+        return slot_of(*self.name)
+
+    def hold(self, held: bool, now: float) -> None:
+        """Another gateway has it from now on, or this one has it back: nothing is taken for granted."""
+        if held is not self.held:
+            self.held, self.seen = held, False
+            self.doubt(now)
+
+    @property
+    def known(self) -> bool:
+        """Whether it is known where its log ends, or a moment ago did."""
+        return self.phase in (Phase.READY, Phase.DONE) or (not self.held and self.seen)
 
     def source_ends_at(self, last_stable_offset: int, high_watermark: int, now: float) -> None:
         """What a fetch said of the source's end."""
@@ -343,6 +368,7 @@ class MirrorPartition:
         """Whether a Produce request may take something from this partition."""
         return (
             self.phase is Phase.READY
+            and self.held
             and self.mirror.running
             and self.sending is None
             and ((bool(self.queue) and not self._waits) or self.barrier_due)

@@ -2,8 +2,9 @@
 
 Per source broker one loop fetches for all partitions that it leads (`fetcher`), per destination broker one
 appends (`appender`) and one looks at the logs of partitions that are in doubt (`log_check`). One for all
-deletes what the source has deleted (`log_starts`). What they share is on the `board`. The only checkpoint is
-the destination's log.
+deletes what the source has deleted (`log_starts`), and one looks at what other gateways copy (`elsewhere`).
+Of a mirror topic as a whole it is the holder of partition 0 that takes care. What they share is on the
+`board`. The only checkpoint is the destination's log.
 """
 
 import asyncio
@@ -13,8 +14,10 @@ from typing import Final, Protocol
 
 from gateway.links.appender import Appender
 from gateway.links.board import METADATA_INTERVAL_S, RETRY_DELAY_S, Board, wait_for
+from gateway.links.elsewhere import Elsewhere
 from gateway.links.fetcher import Fetcher
 from gateway.links.leaders import Leaders
+from gateway.links.lease import Lease
 from gateway.links.log_check import LogCheck
 from gateway.links.log_starts import LogStarts
 from gateway.links.mirror_notes import Note
@@ -23,6 +26,7 @@ from gateway.links.partition import Mirror, MirrorPartition, Phase
 from gateway.links.requests import LinkErrorKind
 from gateway.links.settings import LinkSettings
 from gateway.links.sink import LATEST
+from gateway.links.work_plan import Slots
 from gateway.state.records import MirrorRecord, MirrorTopicError
 from gateway.tasks import Tasks
 from gateway.upstreams.admin import list_offsets
@@ -31,6 +35,9 @@ from gateway.upstreams.errors import ConnectFailed
 from protocol.replication import READ_COMMITTED
 
 LOOP_RETRY_S: Final = 1.0
+# For how long what is under way to partitions that are not held any more may still be answered.
+HANDOVER_PATIENCE_S: Final = 0.8
+HANDOVER_POLL_S: Final = 0.01
 SETTLE_RETRY_S: Final = 1.0
 # A source may have become one that is not compacted.
 COMPACT_RETRY_S: Final = 60.0
@@ -67,16 +74,19 @@ class Replicator:
         destination: Cluster,
         filler_key: bytes,
         events: MirrorEvents,
+        lease: Lease,
     ) -> None:
         self._source = source
         self._events = events
-        self._board = Board(link_name)
+        self._board = Board(link_name, lease)
+        self._board.hold(frozenset())
         self._fetcher = Fetcher(self._board, source)
         self._appender = Appender(self._board, destination, filler_key)
         self._log_check = LogCheck(self._board, destination)
         self._transactions = OpenTransactions(self._board, source)
         self._log_starts = LogStarts(self._board, destination, events.noted)
         self._tasks = Tasks(f"replicator of {link_name}")
+        self._elsewhere = Elsewhere(self._board, source, destination)
         self._leaders = Leaders(self._board, source, destination, self._tasks)
         self._fetching: set[int] = set()
         self._appending: set[int] = set()
@@ -105,11 +115,30 @@ class Replicator:
         """Take over the mirror topics, and what the link's configs say, as they now stand in the state."""
         self._board.update(records, settings)
 
+    async def hold(self, slots: Slots) -> None:
+        """Work on the partitions in these slots; returns when nothing is sent to others any more."""
+        board = self._board
+        board.hold(slots)
+        if not board.lease.valid:
+            self._appender.abandon()
+            return
+        if not await self._is_let_go(HANDOVER_PATIENCE_S):
+            self._appender.abandon()
+            await self._is_let_go(HANDOVER_PATIENCE_S)
+
+    async def _is_let_go(self, patience_s: float) -> bool:
+        for _ in range(round(patience_s / HANDOVER_POLL_S)):
+            if not self._board.letting_go:
+                return True
+            await asyncio.sleep(HANDOVER_POLL_S)
+        return False
+
     async def run(self) -> None:
         """Copy until cancelled."""
         try:
             self._tasks.spawn(self._for_ever(self._log_starts.run), name="follow the logs' beginnings")
             self._tasks.spawn(self._for_ever(self._transactions.run), name="look for open transactions")
+            self._tasks.spawn(self._for_ever(self._elsewhere.run), name="look at what others copy")
             await self._for_ever(self._direct)
         finally:
             await self._tasks.close()
@@ -181,6 +210,10 @@ class Replicator:
                 continue
             if mirror.failure is not None:
                 self._own(mirror, self._report_failure, "fail")
+            elif mirror.refuses_keyless and not mirror.stopping:
+                self._own(mirror, self._keep, "stop compacting")
+            elif not (mirror.kept and self._board.lease.valid):
+                continue
             elif not mirror.stopping:
                 self._tend(mirror)
             elif any(partition.stop_offset is None for partition in mirror.partitions):
@@ -191,8 +224,6 @@ class Replicator:
     def _tend(self, mirror: Mirror) -> None:
         if (mirror.source_partitions or 0) > mirror.record.num_partitions:
             self._own(mirror, self._grow, "add partitions")
-        elif mirror.refuses_keyless:
-            self._own(mirror, self._keep, "stop compacting")
         elif mirror.to_be_compacted and time.monotonic() > mirror.compact_not_before:
             mirror.compact_not_before = time.monotonic() + COMPACT_RETRY_S
             self._own(mirror, self._compact, "compact")
@@ -216,7 +247,7 @@ class Replicator:
     async def _decide_end(self, mirror: Mirror) -> None:
         record = mirror.record
         # Those that have ended already did so for a promote that became a failover.
-        known = all(p.phase in (Phase.READY, Phase.DONE) for p in mirror.partitions)
+        known = all(p.known for p in mirror.partitions)
         if not known or (record.failover and any(p.sending is not None for p in mirror.partitions)):
             await asyncio.sleep(RETRY_DELAY_S)
             return

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 from gateway.links.attach import SourceHalf
 from gateway.links.link_tasks import TIMEOUT_ERROR, UNREACHABLE_ERROR, LinkTask, Work, config_of
@@ -11,11 +12,16 @@ from gateway.links.replicator import Replicator
 from gateway.links.requests import LinkErrorKind, LinkState, TaskError, TaskState, TaskView
 from gateway.links.settings import LinkSettings
 from gateway.links.sync_tasks import AUTO_CREATE, TASK_NAMES, sync_tasks
+from gateway.links.work_group import WorkGroup
+from gateway.links.work_plan import Holding
 from gateway.state.records import LinkRecord, UserRecord
 from gateway.state.shared_answer import SharedAnswer
 from gateway.tasks import Tasks
 from gateway.upstreams.cluster import Cluster
 from gateway.upstreams.parked import ParkedPool
+
+# A moment without a share in the work is not worth a word.
+NO_SHARE_AFTER_S: Final = 5.0
 
 
 class LinkRuntime:
@@ -31,6 +37,7 @@ class LinkRuntime:
         source_half: SourceHalf | None = None,
         offset_sync: ConsumerOffsetSync | None = None,
         works: Mapping[str, Work] | None = None,
+        work: WorkGroup | None = None,
     ) -> None:
         self.record = record
         self.settings = LinkSettings()
@@ -41,6 +48,7 @@ class LinkRuntime:
         self.replicator = replicator
         self.source_half = source_half
         self.offset_sync = offset_sync
+        self._work = work
         self._set(LinkSettings.of(config_of(record)))
         # The link's owner as it was when the state was last followed; None: a user that is not in the state.
         self.owner_user: UserRecord | None = None
@@ -49,7 +57,7 @@ class LinkRuntime:
         self._last_syncs = SharedAnswer(self._run_tasks_once, self._tasks)
         self.link_tasks: list[LinkTask] = []
         if replicator is not None:
-            self.link_tasks = sync_tasks(record, works or {}, self._held_back)
+            self.link_tasks = sync_tasks(record, works or {}, self._held_back, self.has_tasks)
 
     def _set(self, settings: LinkSettings) -> None:
         self.settings = settings
@@ -94,6 +102,17 @@ class LinkRuntime:
         if self.pool is not None:
             await self.pool.close()
 
+    async def hold(self, holding: Holding) -> None:
+        """Do this share of the link's work; returns when nothing more is sent for the rest."""
+        for task in self.link_tasks:
+            task.wake()
+        if self.replicator is not None:
+            await self.replicator.hold(holding.of(self.record.cluster_link_id))
+
+    def has_tasks(self) -> bool:
+        """Whether it is on this gateway that the link does what it does in one place only."""
+        return self._work is None or self._work.holds_tasks(self.record.cluster_link_id)
+
     @property
     def paused(self) -> bool:
         """Whether `cluster.link.paused` keeps this half from copying."""
@@ -101,7 +120,14 @@ class LinkRuntime:
 
     @property
     def source_unavailable(self) -> bool:
-        """Whether the source has not answered for a while: `availability.check.*`."""
+        """Whether the source has not answered for a while, here and, as far as is known, elsewhere."""
+        if self._work is not None and self._work.is_left_out(self.record.cluster_link_id):
+            return False
+        return self.source_silent
+
+    @property
+    def source_silent(self) -> bool:
+        """Whether the source has not answered this gateway for a while: `availability.check.*`."""
         if self.paused:
             return False
         after_s = self.settings.unavailable_after_s
@@ -136,6 +162,8 @@ class LinkRuntime:
             return LinkState.UNAVAILABLE, self.source_half.error_kind, self.source_half.error
         if self.paused:
             return LinkState.PAUSED, LinkErrorKind.NO_ERROR, None
+        if (trouble := self._trouble()) is not None:
+            return LinkState.UNAVAILABLE, LinkErrorKind.UNKNOWN, trouble
         if not self.source_unavailable:
             return LinkState.ACTIVE, LinkErrorKind.NO_ERROR, None
         error, kind = None, LinkErrorKind.NO_ERROR
@@ -146,6 +174,13 @@ class LinkRuntime:
         if kind is LinkErrorKind.NO_ERROR:
             kind = LinkErrorKind.BOOTSTRAP_TCP_CONNECTION_FAILED_ERROR
         return LinkState.UNAVAILABLE, kind, error
+
+    def _trouble(self) -> str | None:
+        """Why this gateway cannot share in the work."""
+        work = self._work
+        if work is None or work.lease.valid or time.monotonic() - self._started < NO_SHARE_AFTER_S:
+            return None
+        return work.trouble
 
     def _held_back(self) -> TaskState | None:
         return TaskState.LINK_PAUSED if self.paused else None

@@ -5,7 +5,7 @@ the link's producer id with the offset as its sequence (a broker that remembers 
 exact continuation, `ProducerStateManager`), and a look at the log end before anything is sent again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -53,11 +53,17 @@ def sequence_of(offset: int) -> int:
 
 
 async def produce(
-    connection: BrokerConnection, topics: Sequence[ProduceTopic], *, timeout_ms: int, timeout_s: float
+    connection: BrokerConnection,
+    topics: Sequence[ProduceTopic],
+    *,
+    timeout_ms: int,
+    timeout_s: float,
+    may_send: Callable[[], bool] = lambda: True,
 ) -> Mapping[tuple[str, int], Appended]:
     """Send one batch per partition with acks=all; the answers by topic name and partition.
 
     By topic id where the broker can (KIP-516), so that a topic recreated under the name is not written to.
+    `may_send` is asked last of all: at its no the request is not completed, and the connection ends.
     DecodeError, ConnectionClosed, TimeoutError and UnsupportedVersion as `BrokerConnection`.
     """
     _, newest = connection.api_versions.get(ApiKey.PRODUCE, (0, 0))
@@ -66,7 +72,9 @@ async def produce(
     else:
         version = connection.pick_version(ApiKey.PRODUCE, PRODUCE_BY_NAME, PRODUCE_BY_NAME)
     parts = encode_produce(version, topics, timeout_ms=timeout_ms)
-    body = await connection.request_raw(ApiKey.PRODUCE, version, parts, timeout_s=timeout_s)
+    body = await connection.request_guarded(
+        ApiKey.PRODUCE, version, parts, timeout_s=timeout_s, may_send=may_send
+    )
     names: dict[str | UUID | None, str] = {topic.topic_id: topic.name for topic in topics}
     answers: dict[tuple[str, int], Appended] = {}
     for topic in decode_response(ApiKey.PRODUCE, version, body).responses:

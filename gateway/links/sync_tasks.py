@@ -12,7 +12,10 @@ TASK_NAMES: Final = ("AclSync", AUTO_CREATE, "ConsumerOffsetSync", "TopicConfigs
 
 
 def sync_tasks(
-    record: LinkRecord, works: Mapping[str, Work], held_back: Callable[[], TaskState | None]
+    record: LinkRecord,
+    works: Mapping[str, Work],
+    held_back: Callable[[], TaskState | None],
+    is_ours: Callable[[], bool],
 ) -> list[LinkTask]:
     """The tasks of a destination half; `works` has by name what they do."""
-    return [LinkTask(works[name], record, held_back=held_back) for name in TASK_NAMES]
+    return [LinkTask(works[name], record, held_back=held_back, is_ours=is_ours) for name in TASK_NAMES]

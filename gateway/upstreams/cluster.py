@@ -40,6 +40,8 @@ Address: TypeAlias = tuple[str, int]
 Request: TypeAlias = Any | Callable[[BrokerConnection], Any]
 
 DEFAULT_USER_TIMEOUT_MS: Final = 10_000
+# For connections whose owner's right to send may end: what was sent must be delivered soon, or never.
+LINGER_ZERO_USER_TIMEOUT_MS: Final = 2_500
 # Many connections may find the same broker gone at once; one look at the cluster serves them all.
 _REFRESH_INTERVAL_S: Final = 1.0
 _RETRY_DELAY_S: Final = 0.2
@@ -174,7 +176,7 @@ class DialConnector:
                 connect_timeout_s=self._connect_timeout_s,
                 max_frame_bytes=self._max_frame_bytes,
                 linger_zero=linger_zero,
-                user_timeout_ms=self._user_timeout_ms,
+                user_timeout_ms=LINGER_ZERO_USER_TIMEOUT_MS if linger_zero else self._user_timeout_ms,
                 expected_cluster_id=self.cluster_id,
                 on_metadata=self._learn,
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
@@ -25,6 +25,9 @@ from protocol.messages import decode_response, encode_request, request_class
 _SOFTWARE_NAME: Final = "causeway"
 _SOFTWARE_VERSION: Final = "0.1.0"
 _CORRELATION_IDS: Final = 2**31
+# What the kernel takes in one piece, unless it is waiting to get rid of much more.
+_AT_ONCE_BYTES: Final = 16 * 1024
+_FORBIDDEN: Final = "what was to be sent may not be sent any more"
 
 
 class _Pending:
@@ -99,6 +102,22 @@ class BrokerConnection:
         """Sends a request body and returns the reply's body; a TimeoutError ends the connection."""
         return await self._ask(api_key, api_version, parts, timeout_s, expects_reply=expects_reply)
 
+    async def request_guarded(
+        self,
+        api_key: int,
+        api_version: int,
+        parts: Sequence[BytesLike],
+        *,
+        timeout_s: float,
+        may_send: Callable[[], bool],
+    ) -> memoryview:
+        """As `request_raw`, but the peer has the whole request only if `may_send` says yes at the very end.
+
+        A large one takes a while to send, and a process may be stopped at any time and go on much later: its
+        last byte is kept back until all else is out. At a no the connection ends, with ConnectionClosed.
+        """
+        return await self._ask(api_key, api_version, parts, timeout_s, may_send=may_send)
+
     async def _ask(
         self,
         api_key: int,
@@ -108,6 +127,7 @@ class BrokerConnection:
         *,
         expects_reply: bool = True,
         renewing: bool = False,
+        may_send: Callable[[], bool] | None = None,
     ) -> memoryview:
         try:
             async with asyncio.timeout(timeout_s):
@@ -116,10 +136,13 @@ class BrokerConnection:
                 while not renewing and self._login is not None and self._must_wait(self._login):
                     await self._renew_login(self._login, timeout_s)
                     await self._wire.drain()
-                reply = self._send(api_key, api_version, parts, expects_reply=expects_reply)
-                if reply is None:
-                    return memoryview(b"")
-                frame = await reply
+                if may_send is not None:
+                    frame = await (await self._send_guarded(api_key, api_version, parts, may_send))
+                else:
+                    reply = self._send(api_key, api_version, parts, expects_reply=expects_reply)
+                    if reply is None:
+                        return memoryview(b"")
+                    frame = await reply
         except TimeoutError:
             # Replies come in order: behind one that is missing no other can be had.
             self.abort()
@@ -131,11 +154,41 @@ class BrokerConnection:
     ) -> asyncio.Future[bytearray] | None:
         if self._detached:
             raise ConnectionClosed("connection given away")
-        correlation_id = next(self._correlation_ids) % _CORRELATION_IDS
-        header = encode_request_header(api_key, api_version, correlation_id, self.client_id)
+        correlation_id, header = self._header(api_key, api_version)
         self._wire.write_frame(header, *parts)
-        if not expects_reply:
-            return None
+        return self._expect(api_key, api_version, correlation_id) if expects_reply else None
+
+    async def _send_guarded(
+        self, api_key: int, api_version: int, parts: Sequence[BytesLike], may_send: Callable[[], bool]
+    ) -> asyncio.Future[bytearray]:
+        if self._detached:
+            raise ConnectionClosed("connection given away")
+        if sum(map(len, parts)) < _AT_ONCE_BYTES:
+            if not may_send():
+                raise ConnectionClosed(_FORBIDDEN)
+            correlation_id, header = self._header(api_key, api_version)
+            self._wire.write_frame(header, *parts)
+            return self._expect(api_key, api_version, correlation_id)
+        correlation_id, header = self._header(api_key, api_version)
+        last = self._wire.begin_frame(header, *parts)
+        reply = self._expect(api_key, api_version, correlation_id)
+        try:
+            await self._wire.drain()
+            if not may_send():
+                raise ConnectionClosed(_FORBIDDEN)
+            self._wire.end_frame(last)
+        except BaseException:
+            # Half a request is of no use to anybody.
+            reply.cancel()
+            self.abort()
+            raise
+        return reply
+
+    def _header(self, api_key: int, api_version: int) -> tuple[int, bytes]:
+        correlation_id = next(self._correlation_ids) % _CORRELATION_IDS
+        return correlation_id, encode_request_header(api_key, api_version, correlation_id, self.client_id)
+
+    def _expect(self, api_key: int, api_version: int, correlation_id: int) -> asyncio.Future[bytearray]:
         reply: asyncio.Future[bytearray] = asyncio.get_running_loop().create_future()
         self._pending.append(_Pending(api_key, api_version, correlation_id, reply))
         return reply

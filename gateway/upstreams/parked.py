@@ -61,6 +61,16 @@ class ParkedPool:
         """How many connections wait to be used."""
         return len(self._parked)
 
+    def count_of(self, agent_id: UUID) -> int:
+        """How many of them are of this agent."""
+        return sum(parked.agent_id == agent_id for parked in self._parked)
+
+    def recall(self) -> None:
+        """End the oldest of every agent: to dial again is how a source half learns what has changed here."""
+        oldest = {parked.agent_id: parked for parked in reversed(self._parked)}
+        for parked in oldest.values():
+            self._drop(parked)
+
     def refusal(self, agent_id: UUID, agent_epoch: int) -> str | None:
         """Why an attach of this agent cannot be taken, or None."""
         if self._closed:

@@ -71,7 +71,10 @@ def two_clusters(clusters: Callable[..., KafkaCluster]) -> tuple[KafkaCluster, K
 
 
 class LinkLab:
-    """A link from `source` to `destination`; `reversed`: over connections that the source opens."""
+    """A link from `source` to `destination`; `reversed`: over connections that the source opens.
+
+    `spare`: the source knows the address of a second destination gateway too.
+    """
 
     def __init__(
         self,
@@ -82,11 +85,13 @@ class LinkLab:
         link: str | None = None,
         configs: Mapping[str, str] | None = None,
         destination_settings: Mapping[str, Any] | None = None,
+        spare: bool = False,
     ) -> None:
         self.source = source
         self.destination = destination
         self.shape = shape
         self._configs = dict(configs or {})
+        self._spare = spare
         self._destination_settings = dict(destination_settings or {})
         self.link = link or f"lab-{secrets.token_hex(4)}"
         self.gateways: list[GatewayProcess] = []
@@ -111,12 +116,19 @@ class LinkLab:
         self.gateways.append(gateway)
         return gateway
 
-    def second_destination_gateway(self) -> GatewayProcess:
-        """One more gateway on the destination cluster, without a listener: a second owner of all."""
-        return self._start({**self._destination_config(), "listeners": []}, "destination-2")
+    def second_destination_gateway(self, **cluster: Any) -> GatewayProcess:
+        """One more gateway on the destination cluster; `cluster` is how it gets there.
 
-    def _destination_config(self) -> dict[str, Any]:
-        ports = self._lease.ports
+        It has a listener if the source is to know its address.
+        """
+        config = self._destination_config(self._lease.ports[4:])
+        config |= {"cluster": {**config["cluster"], **cluster}}
+        if not self._spare:
+            config["listeners"] = []
+        return self._start(config, f"destination-{len(self.gateways) + 1}")
+
+    def _destination_config(self, ports: Sequence[int] | None = None) -> dict[str, Any]:
+        ports = ports or self._lease.ports
         return {
             "cluster": self.destination.gateway_config(),
             "listeners": [
@@ -168,10 +180,12 @@ class LinkLab:
             return
         configs = {"link.mode": "DESTINATION", "connection.mode": "INBOUND", **self._configs}
         self._post_link(self.destination_gateway, destination_id, peer, configs)
+        ports = [self._lease[0], self._lease[4]] if self._spare else [self._lease[0]]
+        servers = [f"127.0.0.1:{port}" for port in ports]
         configs = {
             "link.mode": "SOURCE",
             "connection.mode": "OUTBOUND",
-            "bootstrap.servers": f"127.0.0.1:{self._lease[0]}",
+            "bootstrap.servers": ",".join(servers),
             "security.protocol": "SASL_PLAINTEXT",
             "sasl.mechanism": "PLAIN",
             "sasl.jaas.config": (

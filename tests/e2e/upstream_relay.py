@@ -35,7 +35,8 @@ class Arrived(NamedTuple):
 class UpstreamRelay:
     """Listens at a free port and passes frames to the broker at `target` and back until closed.
 
-    `api_versions_up_to` refuses newer ApiVersions requests in version 0, as brokers do that lack them.
+    `api_versions_up_to` refuses newer ApiVersions requests in version 0, as brokers do that lack them. While
+    requests are held the gateway's connections stay as they are; what is let go later still gets there.
     """
 
     def __init__(self, target: Address, *, api_versions_up_to: int = 9) -> None:
@@ -45,6 +46,8 @@ class UpstreamRelay:
         self.address: Address = ("127.0.0.1", self._listening.getsockname()[1])
         self.arrived: list[Arrived] = []
         self._open: set[socket.socket] = set()
+        self._held: frozenset[int] | None = frozenset()
+        self._let_go = threading.Condition()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
@@ -52,8 +55,24 @@ class UpstreamRelay:
         """Key and version of all that came from one client."""
         return {(each.api_key, each.version) for each in self.arrived if each.client_id == client_id}
 
+    def hold(self, *api_keys: int) -> None:
+        """Requests of these kinds, or without any of all, go no further until `let_go`."""
+        self._held = frozenset(api_keys) or None
+
+    def let_go(self) -> None:
+        """What was held goes on its way, even where the gateway has given it up."""
+        with self._let_go:
+            self._held = frozenset()
+            self._let_go.notify_all()
+
+    def wait(self, api_key: int) -> None:
+        """Returns when a request of that kind may go on."""
+        with self._let_go:
+            self._let_go.wait_for(lambda: self._held is not None and api_key not in self._held)
+
     def close(self) -> None:
         """Ends everything; idempotent."""
+        self.let_go()
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
@@ -121,6 +140,7 @@ class _Connection:
         while True:
             frame = _read_frame(self._gateway)
             if not self._note(frame):
+                self._relay.wait(struct.unpack_from(">h", frame)[0])
                 _write_frame(self._broker, frame)
 
     def _note(self, frame: bytes) -> bool:

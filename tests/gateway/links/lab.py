@@ -22,9 +22,11 @@ from gateway.links import (
     replicator,
 )
 from gateway.links.board import Board
+from gateway.links.lease import Unlimited
 from gateway.links.mirror_notes import Note
 from gateway.links.partition import MirrorPartition, Phase
 from gateway.links.replicator import Replicator
+from gateway.links.work_plan import EVERYTHING
 from gateway.state.records import MirrorRecord, MirrorTopicError
 from gateway.tasks import Tasks
 from gateway.upstreams import parked
@@ -210,8 +212,9 @@ async def link_lab(
         Board("l"),
         Tasks("lab"),
         events,
-        Replicator("l", from_source, to_destination, KEY, events),
+        Replicator("l", from_source, to_destination, KEY, events, Unlimited()),
     )
+    await lab.replicator.hold(EVERYTHING.of("l"))
     events.changed = lab.update
     async with AsyncExitStack() as ending:
         for broker in (here, there):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,9 +12,12 @@ import pytest
 
 from gateway.links import leaders, link, mirror_making, mirrors
 from gateway.links.errors import LinkError
+from gateway.links.lease import Unlimited
 from gateway.links.link import Links, LinkServices
 from gateway.links.local_groups import LocalGroups
 from gateway.links.requests import AlterResult, ConfigChange, CreateLink, CreateMirror, MirrorVerb
+from gateway.links.work_group import Release, WorkGroup
+from gateway.links.work_plan import EVERYTHING
 from gateway.state.records import MirrorRecord, MirrorStatus
 from gateway.state.secrets import Secrets
 from gateway.state.store import Store
@@ -27,6 +31,19 @@ from tests.gateway.links.lab import cluster_of, hurry, until
 LINK = "hybrid"
 # A source is away when it has not answered for 50 ms.
 IMPATIENT = {"availability.check.ms": "10"}
+
+
+class Alone(WorkGroup):
+    """A gateway that has everything to itself."""
+
+    def __init__(self, cluster: Cluster, instance_id: str, release: Release) -> None:
+        super().__init__(cluster, instance_id, release)
+        self.lease = Unlimited()
+
+    async def run(self) -> None:
+        """As the real one."""
+        await self._set(EVERYTHING)
+        await asyncio.Event().wait()
 
 
 @dataclass
@@ -121,6 +138,7 @@ async def links_lab(**services: Any) -> AsyncIterator[LinksLab]:
         "serve_bound": serve_bound,
         "versions": link_versions,
         "instance_id": "instance",
+        "join": Alone,
         **services,
     }
     links = Links(LinkServices(**given))

@@ -178,6 +178,32 @@ async def test_it_keeps_connections_parked(lab: Lab) -> None:
     assert len({(r.agent_id, r.agent_epoch) for r in requests}) == 1, "all of one agent"
 
 
+async def test_it_keeps_as_many_for_every_gateway_that_shares_the_link(lab: Lab) -> None:
+    lab.gateway.answer = LinkAttachResponse(0, None, "link-id", "instance", 3)
+    lab.run()
+    parked = [await lab.parked() for _ in range(3 * module.PARKED_SLOTS)]
+    await until(lambda: lab.half.parked == 3 * module.PARKED_SLOTS)
+    # Two of them are gone: what is parked for them ends, and is not replaced.
+    lab.gateway.answer = OK
+    for connection in parked:
+        connection.abort()
+    await until(lambda: lab.half.parked == module.PARKED_SLOTS)
+    await asyncio.sleep(0.2)
+    assert lab.half.parked == module.PARKED_SLOTS
+
+
+async def test_a_gateway_that_cannot_be_reached_is_no_error(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch, DIAL_AGAIN_WITHIN_S=0.001)
+    first = LinkAttachResponse(0, None, "link-id", "instance", 2)
+    lab.gateway.first = [first, first]
+    lab.gateway.answer = ELSEWHERE
+    lab.run()
+    await until(lambda: lab.half.parked == 2 and len(lab.gateway.attached) > 20)
+    assert lab.half.error is None
+
+
 async def test_the_id_that_it_was_given_is_the_one_that_it_asks_for(lab: Lab) -> None:
     lab.run()
     (await lab.parked()).abort()

@@ -11,7 +11,9 @@ import pytest
 
 from gateway.links.attach import AttachRefused
 from gateway.links.errors import LinkError
+from gateway.links.lease import Lease
 from gateway.links.requests import CreateLink, CreateMirror, LinkErrorKind, LinkState, TaskState
+from gateway.links.work_plan import OTHER_LINKS, Holding
 from gateway.peers import Worker
 from gateway.security.credentials import SCRAM_SHA_256, scram_keys
 from gateway.security.principals import Principal
@@ -27,6 +29,7 @@ from gateway.state.records import (
 )
 from gateway.state.secrets import Secrets
 from gateway.state.store import StateUnavailable
+from gateway.upstreams.parked import ParkedPool
 from gateway.wire import FrameConnection
 from protocol.reverse import DIAL_AGAIN, LinkAttachRequest, LinkAttachResponse
 from tests.gateway.links.lab import record, until
@@ -688,6 +691,51 @@ async def test_nobody_attached(lab: LinksLab) -> None:
     shown = lab.links.link(LINK)
     assert shown.link_error is LinkErrorKind.BOOTSTRAP_TCP_CONNECTION_FAILED_ERROR
     assert shown.link_error_message == "no source gateway is attached to this link"
+
+
+async def test_a_link_that_others_have_is_not_unavailable(lab: LinksLab) -> None:
+    await lab.make_inbound(**IMPATIENT)
+    await until(lambda: lab.links.link(LINK).link_state is LinkState.UNAVAILABLE)
+    link_id = record_of(lab).cluster_link_id
+    lab.links._work.holding = Holding({OTHER_LINKS: frozenset({1}), link_id: frozenset()})
+    assert lab.links.link(LINK).link_state is LinkState.ACTIVE
+
+
+async def test_a_gateway_that_has_no_part_in_the_work_says_why(
+    lab: LinksLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.links.runtime.NO_SHARE_AFTER_S", 0.05)
+    await lab.make_link()
+    await until(lambda: lab.links.link(LINK).link_state is LinkState.ACTIVE)
+    runtime = lab.links._runtimes[LINK]
+    await until(runtime.has_tasks)
+    monkeypatch.setattr(lab.links._work, "lease", Lease())
+    lab.links._work.trouble = "the group may not be read"
+    await until(lambda: lab.links.link(LINK).link_error_message == "the group may not be read")
+    assert not runtime.has_tasks()
+
+
+async def test_sources_that_are_silent_are_told_to_the_others(
+    lab: LinksLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.links.link.SILENT_SOURCES_INTERVAL_S", 0.02)
+    await lab.make_inbound(**IMPATIENT)
+    link_id = record_of(lab).cluster_link_id
+    await until(lambda: lab.links._work._unreachable == {link_id})
+
+
+async def test_who_has_enough_connections_parked_sends_on_to_other_gateways(
+    lab: LinksLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await lab.make_inbound()
+    lab.links._work.instances = 2
+    answer = await lab.links.attach(ALICE, wish(lab))
+    assert (answer.error_code, answer.instance_count) == (0, 2)
+    monkeypatch.setattr(ParkedPool, "count_of", lambda *_: 2)
+    answer = await lab.links.attach(ALICE, wish(lab))
+    assert (answer.error_code, answer.instance_count) == (DIAL_AGAIN, 2)
+    lab.links._work.instances = 1
+    assert (await lab.links.attach(ALICE, wish(lab))).error_code == 0
 
 
 async def test_stopped_mirrors_do_not_make_a_link_look_attached(lab: LinksLab) -> None:

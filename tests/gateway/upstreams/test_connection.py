@@ -356,3 +356,35 @@ def test_errors_of_brokers_read_well() -> None:
     assert str(KafkaError(36, "topic x")) == "TOPIC_ALREADY_EXISTS (36): topic x"
     assert str(KafkaError(ErrorCode.not_controller, "y")) == "NOT_CONTROLLER (41): y"
     assert str(KafkaError(9999, "z")) == "unknown error (9999): z"
+
+
+@pytest.mark.parametrize("size", [10, 900_000])
+async def test_a_guarded_request_is_sent_whole(
+    broker: FakeBroker, connection: BrokerConnection, size: int
+) -> None:
+    broker.handlers[ApiKey.LIST_OFFSETS] = lambda _, body: bytes(body[-10:])
+    asked = 0
+
+    def may_send() -> bool:
+        nonlocal asked
+        asked += 1
+        return True
+
+    parts = (b"x" * (size // 2), bytes(range(100, 100 + size % 7)) + b"y" * (size - size // 2))
+    answer = await connection.request_guarded(ApiKey.LIST_OFFSETS, 1, parts, timeout_s=10, may_send=may_send)
+    assert bytes(answer) == (b"x" * 10 + parts[1])[-10:]
+    assert asked == 1
+    assert bytes(await ask(connection, b"next"))[-4:] == b"next"
+
+
+@pytest.mark.parametrize("size", [10, 900_000])
+async def test_a_guarded_request_that_may_not_be_sent_never_arrives(
+    broker: FakeBroker, connection: BrokerConnection, size: int
+) -> None:
+    broker.handlers[ApiKey.LIST_OFFSETS] = echo
+    with pytest.raises(ConnectionClosed, match="may not be sent any more"):
+        await connection.request_guarded(
+            ApiKey.LIST_OFFSETS, 1, (b"x" * size,), timeout_s=10, may_send=lambda: False
+        )
+    await asyncio.sleep(0.1)
+    assert not broker.requests

@@ -386,3 +386,14 @@ async def test_bound_connections_that_ended_are_forgotten(lab: Lab) -> None:
         connection = await lab.pool.connect(1)
         connection.abort()
     assert len(lab.pool._bound) == 1
+
+
+async def test_the_oldest_of_every_agent_is_called_back(lab: Lab) -> None:
+    one, two = uuid4(), uuid4()
+    for agent_id in (one, one, two):
+        await lab.park(agent_id)
+    assert [lab.pool.count_of(each) for each in (one, two, uuid4())] == [2, 1, 0]
+    lab.pool.recall()
+    assert [lab.pool.count_of(each) for each in (one, two)] == [1, 0]
+    assert lab.wires[0].closed
+    assert not lab.wires[1].closed
