@@ -121,14 +121,15 @@ class LinkLab:
 
         It has a listener if the source is to know its address.
         """
-        config = self._destination_config(self._lease.ports[4:])
+        config = self._destination_config()
         config |= {"cluster": {**config["cluster"], **cluster}}
-        if not self._spare:
-            config["listeners"] = []
+        ports = self._lease.ports
+        there = [each | {"port": ports[4], "broker_port": ports[5]} for each in config["listeners"]]
+        config["listeners"] = there if self._spare else []
         return self._start(config, f"destination-{len(self.gateways) + 1}")
 
-    def _destination_config(self, ports: Sequence[int] | None = None) -> dict[str, Any]:
-        ports = ports or self._lease.ports
+    def _destination_config(self) -> dict[str, Any]:
+        ports = self._lease.ports
         return {
             "cluster": self.destination.gateway_config(),
             "listeners": [
