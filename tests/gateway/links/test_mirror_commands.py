@@ -222,13 +222,8 @@ async def test_a_crash_between_barrier_and_stopped_is_finished_on_restart(lab: L
 
 async def test_failover_with_force_takes_what_has_failed(lab: LinksLab) -> None:
     await lab.make_mirror()
-    await put(
-        lab,
-        status=MirrorStatus.FAILED,
-        error=MirrorTopicError.SOURCE_TOPIC_ID_CHANGED,
-        error_message="was recreated",
-    )
-    await until(lambda: lab.status() is MirrorStatus.FAILED)
+    lab.other.topics["t"].logs[0].write_unknown(2)
+    await lab.becomes(MirrorStatus.FAILED)
     assert (await lab.alter("failover")).error_code == 400
     assert (await lab.alter("failover", force=True)).error_code is None
     await lab.becomes(MirrorStatus.STOPPED)

@@ -95,8 +95,8 @@ async def test_a_list_of_ones_own(lab: LinksLab) -> None:
 
 
 async def test_a_promote_writes_what_was_synced_last(lab: LinksLab) -> None:
-    lab.other.topics["t"].configs.update({"retention.ms": "7", "cleanup.policy": "compact"})
     await sync(lab)
+    lab.other.topics["t"].configs.update({"retention.ms": "7", "cleanup.policy": "compact"})
     assert (await lab.alter("promote")).error_code is None
     await lab.becomes(MirrorStatus.STOPPED)
     configs = lab.own.topics["t"].configs
