@@ -347,8 +347,10 @@ class _Raws:
         self._open: dict[str, RawBroker] = {}
 
     def leader(self, cluster: KafkaCluster, topic: str, partition: int) -> RawBroker:
-        metadata = cluster.admin.list_topics(topic, timeout=10).topics[topic].partitions[partition]
-        node = next((n for n in cluster.nodes if n.node_id == metadata.leader), None)
+        # A topic that is just being made has none yet.
+        metadata = cluster.admin.list_topics(topic, timeout=10).topics[topic].partitions.get(partition)
+        leader = -1 if metadata is None else metadata.leader
+        node = next((n for n in cluster.nodes if n.node_id == leader), None)
         if node is None:
             raise OSError(f"{topic}-{partition} has no leader")
         address = f"{node.host}:{node.internal_port}"
