@@ -141,7 +141,7 @@ def _idle_kib(rig: ClientRig, way: Way, connections: int) -> float | None:
     """KiB of the proxy's memory per connection that is there, has had an answer, and is silent."""
     if way.pid is None:
         return None
-    topic = f"idle-{way.path}-{way.tls}"
+    topic = f"idle-{way.path.replace(' ', '-')}-{way.tls}"
     rig.cluster.create_topic(topic)
     with ExitStack() as stack:
         hold_connections(way, topic, _FIRST_CONNECTIONS, stack)

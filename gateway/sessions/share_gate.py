@@ -147,5 +147,7 @@ def _with_refusals(response: Any, session: _Session, refused: dict[UUID, ErrorCo
             },
         )
         for topic_id, code in refused.items()
+        # It may just have been forgotten.
+        if topic_id in session.topics
     )
     return dataclasses.replace(response, responses=kept + ours)
