@@ -185,6 +185,30 @@ def test_only_stable_commits_of_transactions(lab: LinkLab, unique_name: Name) ->
     assert task(lab)["state"] == "ACTIVE"
 
 
+def test_positions_at_and_among_fillers(lab: LinkLab, unique_name: Name) -> None:
+    topic, group = unique_name(), unique_name()
+    lab.source.create_topic(topic, 1)
+    producer = Producer({**at(lab.source), "transactional.id": unique_name()})
+    producer.init_transactions(20)
+    # Aborted, committed, aborted: five records and a marker each, of which the mirror has the middle ones.
+    for end in (producer.abort_transaction, producer.commit_transaction, producer.abort_transaction):
+        producer.begin_transaction()
+        for i in range(5):
+            producer.produce(topic, b"%d" % i)
+        producer.flush(20)
+        end(20)
+    lab.create_mirror(topic)
+    lab.wait_mirrored(topic, 1)
+    for position, following in ((2, 6), (11, None), (14, None), (18, None)):
+        commit(at(lab.source), group, {(topic, 0): position})
+        becomes(lab, group, {(topic, 0): position})
+        consumer = Consumer({**lab.client_config, "group.id": f"{group}-{position}"})
+        consumer.assign([TopicPartition(topic, 0, position)])
+        message = consumer.poll(10 if following is not None else 1)
+        assert (None if message is None else message.offset()) == following
+        consumer.close()
+
+
 def test_the_last_sync_is_at_the_promote(clusters: Clusters, start_lab: StartLab, unique_name: Name) -> None:
     hourly = {**SYNC, "consumer.offset.sync.ms": "3600000"}
     lab = start_lab(
