@@ -130,7 +130,7 @@ class FetchGate:
         refused = _refused(topics, judge)
         if refused or ended != view.session_id:
             taken = FetchSession(view.version)
-            taken.update(view, frame)
+            taken.add(view, frame)
             return self._partly(header, frame, view, taken, refused, judge, plain, ended=ended)
         return Forward(frame, self._rejudging(view.version, judge, plain, lambda: _indexes(view)))
 

@@ -38,10 +38,14 @@ class FetchSession:
     # The ACLs that allowed all of it.
     judged_by: object = None
 
-    def update(self, view: FetchView, frame: Buffer) -> None:
-        """Takes what a request adds, changes and forgets, in the broker's order."""
+    def add(self, view: FetchView, frame: Buffer) -> None:
+        """Takes what a request adds and changes; a broker forgets nothing for one that is whole by itself."""
         for topic in view.topics:
             self.topics.setdefault(topic.topic, {}).update(fetch_partitions(view.version, frame, topic))
+
+    def update(self, view: FetchView, frame: Buffer) -> None:
+        """Takes what a request in the session adds, changes and forgets, in the broker's order."""
+        self.add(view, frame)
         for topic in view.forgotten:
             self._forget(topic)
 
@@ -70,7 +74,7 @@ class FetchSessions:
         """
         if view.session_epoch in {_FINAL, _FIRST}:
             made = FetchSession(view.version)
-            made.update(view, frame)
+            made.add(view, frame)
             return made
         session = self._known.get(view.session_id)
         if session is None or session.version != view.version:
