@@ -18,6 +18,7 @@ from kio.schema.errors import ErrorCode
 from protocol.acls import CLUSTER_NAME, Operation, ResourceType
 from protocol.blank_messages import build, element_class, has_field
 from protocol.cutting import Lists, changed, cut, merged
+from protocol.errors import DecodeError
 from protocol.fields import Buffer
 from protocol.judging import (
     MESSAGES,
@@ -246,14 +247,19 @@ def _offsets_of_groups(request: Any, judge: Judge, shape: Topics) -> Outcome:
         return None
     if not kept:
         return answer(request, {"groups": tuple(refused)})
-    done = {group.group_id: finish for group, finish in zip(kept, finishes, strict=True)}
 
     def merge(response: Any) -> Any:
-        groups = tuple(
-            group if (finish := done.get(group.group_id)) is None else finish(group)
-            for group in response.groups
-        )
-        response = dataclasses.replace(response, groups=groups)
+        # A group may be there twice, asked for different topics: each answer is finished as it was asked.
+        due: dict[str, list[Any]] = {}
+        for group, finish in zip(kept, finishes, strict=True):
+            due.setdefault(group.group_id, []).append(finish)
+        groups = []
+        for group in response.groups:
+            if not due.get(group.group_id):
+                raise DecodeError(f"an answer about group {group.group_id} that was not asked for")
+            finish = due[group.group_id].pop(0)
+            groups.append(group if finish is None else finish(group))
+        response = dataclasses.replace(response, groups=tuple(groups))
         return merged(response, _GROUP_LISTS, request.groups, refused)
 
     return changed(request, merge, dataclasses.replace(request, groups=tuple(kept)))

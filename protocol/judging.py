@@ -126,6 +126,9 @@ def whole_needs(request: Any, judge: Judge, needs: Iterable[Need]) -> ErrorCode 
             names: Sequence[str] = (CLUSTER_NAME,)
         else:
             value = getattr(request, need.of)
+            if value is None and need.resource is not ResourceType.TOPIC:
+                # No group can be judged that is not named; a list of topics may be left out.
+                return REFUSED[need.resource]
             names = (value,) if isinstance(value, str) else value or ()
         if not allowed_all(judge, need, names):
             return REFUSED[need.resource]

@@ -560,6 +560,28 @@ def test_committed_offsets_of_several_groups() -> None:
     assert answered(none, authorize(none, judge(nothing))).groups[0].error_code == 30
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_committed_offsets_of_a_group_that_is_there_twice(order: int) -> None:
+    every = {"group_id": "open", "topics": None}
+    some = {"group_id": "open", "topics": [{"name": "open", "partition_indexes": (0,)}]}
+    request = make(ApiKey.OFFSET_FETCH, 8, groups=[every, some][::order])
+    seen = [
+        {"group_id": "open", "topics": [{"name": "open"}, {"name": "shut"}]},
+        {"group_id": "open", "topics": [{"name": "open"}]},
+    ][::order]
+    outcome = authorize(request, judge(open_only))
+    told = merged(request, outcome, blank(request, groups=seen)).groups
+    assert [[topic.name for topic in each.topics] for each in told] == [["open"], ["open"]]
+    with pytest.raises(DecodeError, match="not asked for"):
+        merged(request, outcome, blank(request, groups=[*seen, {"group_id": "open", "topics": []}]))
+
+
+def test_a_group_without_a_name_is_refused() -> None:
+    request = make(ApiKey.SHARE_ACKNOWLEDGE, 1, group_id=None, topics=[])
+    told = answered(request, authorize(request, judge(everything)))
+    assert told.error_code == ErrorCode.group_authorization_failed
+
+
 def test_producer_ids() -> None:
     plain = make(ApiKey.INIT_PRODUCER_ID, 4, transactional_id=None)
     told = answered(plain, authorize(plain, judge(nothing)))

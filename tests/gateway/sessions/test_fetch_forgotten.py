@@ -68,13 +68,15 @@ def test_what_is_forgotten_at_once_is_judged_all_the_same(session: tuple[int, in
 def test_what_is_forgotten_at_once_stays_in_the_session() -> None:
     fetches = Fetches(may_read("a", "s"))
     decision = fetches.send("as", "s", (0, 0))
-    assert isinstance(decision, Forward) and decision.finish is not None
+    assert isinstance(decision, Forward)
+    assert decision.finish is not None
     request = make(ApiKey.FETCH, 12)
     decision.finish(bytearray(b"\0\0\0\1\0") + encode_response(blank(request, session_id=9)))
     fetches.acls = may_read("a")
     decision = fetches.send("", "", (9, 1))
     assert fetched(decision) == ["a"]
-    assert isinstance(decision, Forward) and decision.finish is not None
+    assert isinstance(decision, Forward)
+    assert decision.finish is not None
     whole = b"".join(decision.finish(bytearray(b"\0\0\0\1\0") + encode_response(blank(request))))
     told = decode_response(ApiKey.FETCH, 12, whole[5:])
     assert [(each.topic, int(each.partitions[0].error_code)) for each in told.responses] == [("s", 29)]
