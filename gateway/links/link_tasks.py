@@ -159,13 +159,11 @@ class LinkTask:
             await wait_for(self._changed, self._pause_s(config, time.monotonic() - began))
 
     def _may_run(self, config: LinkConfig) -> bool:
-        return self._can_run(config)
+        return self._is_ours() and self._can_run(config)
 
     def _can_run(self, config: LinkConfig) -> bool:
         work = self._work
-        return (
-            self._is_ours() and work.is_on(config) and not work.problems(config) and self._held_back() is None
-        )
+        return work.is_on(config) and not work.problems(config) and self._held_back() is None
 
     def _pause_s(self, config: LinkConfig, took_s: float) -> float:
         if self._failures:

@@ -252,3 +252,17 @@ async def test_not_all_of_a_thousand_errors_are_shown() -> None:
     task = LinkTask(work, record())
     assert len(await task.run_once()) == link_tasks.MAX_ERRORS
     assert len(task.view().errors) == link_tasks.MAX_ERRORS
+
+
+async def test_another_gateways_task_runs_here_only_when_it_is_asked_for() -> None:
+    work = FakeWork()
+    task = LinkTask(work, record(), is_ours=lambda: False)
+    async with running(task):
+        await asyncio.sleep(0.02)
+        assert work.runs == 0
+        # Whoever ends a mirror topic has it synced, whichever gateway does so from time to time.
+        assert not await task.run_once_if_on()
+    assert work.runs == 1
+    off = LinkTask(work, record(consumer_offset_sync_enable="false"), is_ours=lambda: False)
+    assert not await off.run_once_if_on()
+    assert work.runs == 1
