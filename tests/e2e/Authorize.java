@@ -28,8 +28,8 @@ import org.apache.kafka.server.authorizer.AuthorizationResult;
 
 /** Asks Kafka's own StandardAuthorizer: a line of JSON per question, a line ALLOWED or DENIED per answer. */
 public class Authorize {
-    private static final Metrics METRICS = new Metrics();
-    private static int sets = 0;
+    // One for each set of ACLs: what they hold is never given back, and is walked over with every new one.
+    private static Metrics metrics = new Metrics();
 
     private record Client(KafkaPrincipal principal, InetAddress clientAddress) implements AuthorizableRequestContext {
         public String listenerName() { return "CLIENT"; }
@@ -65,7 +65,9 @@ public class Authorize {
         made.configure(Map.of(
             "super.users", String.join(";", supers),
             "allow.everyone.if.no.acl.found", asked.get("allow_everyone").asText()));
-        made.withPluginMetrics(new PluginMetricsImpl(METRICS, Map.of("set", Integer.toString(sets++))));
+        metrics.close();
+        metrics = new Metrics();
+        made.withPluginMetrics(new PluginMetricsImpl(metrics, Map.of()));
         Map<Uuid, StandardAcl> acls = new HashMap<>();
         for (JsonNode each : asked.get("acls")) {
             acls.put(Uuid.randomUuid(), new StandardAcl(
