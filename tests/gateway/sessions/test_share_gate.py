@@ -46,20 +46,23 @@ def request(epoch: int, *topics: UUID, forgotten: tuple[UUID, ...] = ()) -> Any:
     )
 
 
-def sent(asked: Any, outcome: Answer | Cut | None) -> Any:
-    if outcome is None:
-        return asked
+def sent(asked: Any, outcome: Answer | Cut) -> Any:
     assert isinstance(outcome, Cut)
     return decode_request(ApiKey.SHARE_FETCH, 1, outcome.body)
 
 
-def told(asked: Any, outcome: Answer | Cut | None, *topics: UUID, error: int = 0) -> dict[UUID, ErrorCode]:
+def told(asked: Any, outcome: Answer | Cut, *topics: UUID, error: int = 0) -> dict[UUID, ErrorCode]:
     answered = [{"topic_id": each, "partitions": [{"partition_index": 0}]} for each in topics]
-    body = encode_response(blank(asked, responses=answered, error_code=ErrorCode(error)))
-    if isinstance(outcome, Cut):
-        body = outcome.merge(body)
+    assert isinstance(outcome, Cut)
+    body = outcome.merge(encode_response(blank(asked, responses=answered, error_code=ErrorCode(error))))
     response = decode_response(ApiKey.SHARE_FETCH, 1, body)
     return {each.topic_id: each.partitions[0].error_code for each in response.responses}
+
+
+def goes_on(gate: ShareGate, rights: Rights, asked: Any) -> bool:
+    """Whether a request is forwarded as it is, at once."""
+    outcome, wait_s = gate.fetch(asked, rights.judge())
+    return not wait_s and sent(asked, outcome) == asked
 
 
 def ids(topics: Any) -> list[UUID]:
@@ -68,7 +71,7 @@ def ids(topics: Any) -> list[UUID]:
 
 def test_a_topic_that_is_refused_leaves_the_brokers_session_and_comes_back() -> None:
     gate, rights = ShareGate(), Rights("a", "b")
-    assert gate.fetch(request(0, A, B), rights.judge())[0] is None
+    assert goes_on(gate, rights, request(0, A, B))
     rights.topics.remove("b")
     for epoch in (1, 2):
         asked = request(epoch)
@@ -83,7 +86,7 @@ def test_a_topic_that_is_refused_leaves_the_brokers_session_and_comes_back() -> 
     outcome, _ = gate.fetch(asked, rights.judge())
     assert ids(sent(asked, outcome).topics) == [B]
     assert told(asked, outcome, A, B) == {A: ErrorCode.none, B: ErrorCode.none}
-    assert gate.fetch(request(4), rights.judge())[0] is None
+    assert goes_on(gate, rights, request(4))
 
 
 def test_what_the_broker_has_not_forgotten_is_judged_on() -> None:
@@ -134,7 +137,7 @@ def test_who_may_not_read_the_group_and_sessions_that_nobody_began() -> None:
     assert refused.error_code == ErrorCode.group_authorization_failed
     rights.group = True
     # The end of a session: it may still acknowledge.
-    assert gate.fetch(request(-1), rights.judge())[0] is None
+    assert goes_on(gate, rights, request(-1))
 
 
 def test_sessions_are_bounded() -> None:
@@ -145,4 +148,56 @@ def test_sessions_are_bounded() -> None:
     first = make(ApiKey.SHARE_FETCH, 1, group_id="g", member_id="0", share_session_epoch=1)
     assert isinstance(gate.fetch(first, rights.judge())[0], Answer)
     last = make(ApiKey.SHARE_FETCH, 1, group_id="g", member_id="5", share_session_epoch=1)
-    assert gate.fetch(last, rights.judge())[0] is None
+    assert goes_on(gate, rights, last)
+
+
+def test_what_begins_a_session_forgets_nothing() -> None:
+    gate, rights = ShareGate(), Rights("a", "b")
+    asked = request(0, A, B, forgotten=(B,))
+    outcome, _ = gate.fetch(asked, rights.judge())
+    assert told(asked, outcome, A, B) == {A: ErrorCode.none, B: ErrorCode.none}
+    rights.topics.remove("b")
+    asked = request(1)
+    outcome, _ = gate.fetch(asked, rights.judge())
+    assert ids(sent(asked, outcome).forgotten_topics_data) == [B]
+    assert told(asked, outcome, A, B)[B] == ErrorCode.topic_authorization_failed
+
+
+def test_what_somebody_else_put_into_the_session_is_not_told() -> None:
+    # The broker's session is by group and member, and another connection has begun it anew.
+    gate, rights = ShareGate(), Rights("a")
+    asked = request(0, A)
+    told(asked, gate.fetch(asked, rights.judge())[0], A)
+    asked = request(1)
+    outcome, _ = gate.fetch(asked, rights.judge())
+    assert told(asked, outcome, A, B) == {A: ErrorCode.none}
+
+
+def test_rights_that_are_lost_while_a_fetch_waits() -> None:
+    gate, rights = ShareGate(), Rights("a", "b")
+    asked = request(0, A, B)
+    outcome, _ = gate.fetch(asked, rights.judge())
+    rights.topics.remove("b")
+    assert told(asked, outcome, A, B) == {A: ErrorCode.none, B: ErrorCode.topic_authorization_failed}
+
+
+def test_a_topic_that_is_refused_while_it_is_named_leaves_the_brokers_session() -> None:
+    gate, rights = ShareGate(), Rights("a", "b")
+    gate.fetch(request(0, A, B), rights.judge())
+    rights.topics.remove("b")
+    asked = request(1, B)
+    forwarded = sent(asked, gate.fetch(asked, rights.judge())[0])
+    assert (ids(forwarded.topics), ids(forwarded.forgotten_topics_data)) == ([], [B])
+
+
+def test_groups_without_a_name_and_sessions_of_too_much() -> None:
+    gate, rights = ShareGate(), Rights("a")
+    nobody = make(ApiKey.SHARE_FETCH, 1, group_id=None, member_id="m", share_session_epoch=0)
+    outcome, _ = gate.fetch(nobody, rights.judge())
+    assert isinstance(outcome, Answer)
+    assert decode_response(ApiKey.SHARE_FETCH, 1, outcome.body).error_code == 30
+    assert goes_on(gate, rights, request(0, A))
+    many = request(1, *(UUID(int=index) for index in range(3, 25_003)))
+    outcome, _ = gate.fetch(many, rights.judge())
+    assert isinstance(outcome, Answer)
+    assert decode_response(ApiKey.SHARE_FETCH, 1, outcome.body).error_code == 122
