@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
+from gateway.sessions.reserved_names import is_reserved
 from gateway.sessions.topic_questions import TopicQuestions
 from protocol.api_keys import ApiKey
 from protocol.authorize_topics import MAY_FORBID_CREATION, creation_refused
@@ -32,7 +33,10 @@ async def without_creation(
     others = {
         topic.name
         for topic in request.topics
-        if topic.name is not None and topic.name not in names and allowed(judge, _QUIET, topic.name)
+        if topic.name is not None
+        and topic.name not in names
+        and not is_reserved(topic.name)
+        and allowed(judge, _QUIET, topic.name)
     }
     if creates and others:
         await questions.create_missing(others)
