@@ -103,10 +103,8 @@ def refuse_fetched(
     With `session_id` that one stands in it.
     """
     encoding = _encoding(version)
-    head_size = INT32.size
+    head_size = _topics_at(version)
     try:
-        if version >= FETCH_SESSIONS:
-            head_size += _ERROR_AND_SESSION.size
         head = bytearray(body[:head_size])
         if version >= FETCH_SESSIONS and session_id is not None:
             INT32.pack_into(head, head_size - INT32.size, session_id)
@@ -126,6 +124,21 @@ def refuse_fetched(
     return b"".join((head, encoding.encode_count(len(kept)), *kept, body[at:]))
 
 
+def fetched_topics(version: int, body: Buffer) -> list[Topic]:
+    """The topics of a response, in its order; DecodeError."""
+    encoding = _encoding(version)
+    found = []
+    try:
+        count, at = encoding.read_count(body, _topics_at(version))
+        for _ in range(count):
+            topic, at = _read_topic(version, body, at, encoding)
+            at = skip(body, at, _end_of_topic(version), encoding)
+            found.append(topic)
+    except MALFORMED as error:
+        raise DecodeError(f"Fetch response v{version}: {error}") from error
+    return found
+
+
 def session_id_of(version: int, body: Buffer) -> int:
     """The id of the session that a response belongs to, 0 for none; DecodeError."""
     if version < FETCH_SESSIONS:
@@ -134,6 +147,11 @@ def session_id_of(version: int, body: Buffer) -> int:
         return int(_ERROR_AND_SESSION.unpack_from(body, INT32.size)[1])
     except MALFORMED as error:
         raise DecodeError(f"Fetch response v{version}: {error}") from error
+
+
+def _topics_at(version: int) -> int:
+    """Where the topics of a response begin: throttle time, error and session are before them."""
+    return INT32.size + (_ERROR_AND_SESSION.size if version >= FETCH_SESSIONS else 0)
 
 
 def _encode_refused(version: int, refused: Mapping[Topic, tuple[int, tuple[int, ...]]]) -> list[bytes]:
@@ -145,6 +163,8 @@ def _encode_refused(version: int, refused: Mapping[Topic, tuple[int, tuple[int, 
     rest += encoding.encode_count(0) + encoding.no_tags
     encoded = []
     for topic, (code, indexes) in refused.items():
+        if not indexes:
+            continue
         partitions = [_INDEX_AND_ERROR.pack(index, code) + rest for index in indexes]
         name = _encode_topic(topic, encoding)
         encoded.append(

@@ -31,6 +31,7 @@ from protocol.fetch_refusals import (
     Topic,
     encode_fetch,
     fetch_refused,
+    fetched_topics,
     refuse_fetched,
     session_id_of,
 )
@@ -44,6 +45,7 @@ NewJudge: TypeAlias = Callable[[], RequestJudge]
 
 _READ, _FOLLOW = PERMISSIONS[ApiKey.FETCH]
 _IDS: Final = range(1, 2**31)
+_NO_INDEXES: Final[tuple[int, ...]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,14 +217,16 @@ class FetchGate:
             parts = (response,) if plain is None else plain(response)
             if current() is acls:
                 return parts
-            fetched = topics()
-            refused = _refused(fetched, self._new_judge())
-            if not refused:
-                return parts
             whole = joined(parts)
             at = response_body_offset(ApiKey.FETCH, version, whole)
+            body = memoryview(whole)[at:]
+            # What there is, too: a request that was sent since may have taken it out of the session.
+            fetched = {**dict.fromkeys(fetched_topics(version, body), _NO_INDEXES), **topics()}
+            refused = _refused(fetched, self._new_judge())
+            if not refused:
+                return (whole,)
             refusals = {topic: (code, fetched[topic]) for topic, code in refused.items()}
-            return whole[:at], refuse_fetched(version, memoryview(whole)[at:], refusals)
+            return whole[:at], refuse_fetched(version, body, refusals)
 
         return finish
 

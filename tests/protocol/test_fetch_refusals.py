@@ -14,6 +14,7 @@ from protocol.fetch_refusals import (
     encode_fetch,
     fetch_partitions,
     fetch_refused,
+    fetched_topics,
     refuse_fetched,
     session_id_of,
 )
@@ -145,3 +146,11 @@ def test_transactional_records_of_a_view_of_something_else() -> None:
     view = read_produce(9, body)
     with pytest.raises(DecodeError):
         has_transactional_records(view._replace(frame=body[:20]))
+
+
+@pytest.mark.parametrize("version", FETCH_VERSIONS)
+def test_topics_of_a_response(version: int) -> None:
+    body = encode_response(response(version))
+    assert fetched_topics(version, body) == [*names(version)]
+    with pytest.raises(DecodeError):
+        fetched_topics(version, body[:20])

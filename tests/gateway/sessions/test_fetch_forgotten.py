@@ -1,4 +1,4 @@
-"""Fetches that begin a session and name topics to forget: a broker forgets none of them (KIP-227)."""
+"""Fetches that name topics to forget: what is still sent of them is judged all the same (KIP-227)."""
 
 from __future__ import annotations
 
@@ -80,3 +80,22 @@ def test_what_is_forgotten_at_once_stays_in_the_session() -> None:
     whole = b"".join(decision.finish(bytearray(b"\0\0\0\1\0") + encode_response(blank(request))))
     told = decode_response(ApiKey.FETCH, 12, whole[5:])
     assert [(each.topic, int(each.partitions[0].error_code)) for each in told.responses] == [("s", 29)]
+
+
+def test_what_is_forgotten_while_a_fetch_waits_is_judged_when_it_comes() -> None:
+    fetches = Fetches(may_read("a", "s"))
+    request = make(ApiKey.FETCH, 12)
+    begun = fetches.send("as", "", (0, 0))
+    assert isinstance(begun, Forward)
+    assert begun.finish is not None
+    begun.finish(bytearray(b"\0\0\0\1\0") + encode_response(blank(request, session_id=9)))
+    waiting = fetches.send("", "", (9, 1))
+    fetches.send("", "s", (9, 2))
+    fetches.acls = may_read("a")
+    answered = [{"topic": name, "partitions": [{"records": b"data"}]} for name in "as"]
+    assert isinstance(waiting, Forward)
+    assert waiting.finish is not None
+    response = blank(request, session_id=9, responses=answered)
+    whole = b"".join(waiting.finish(bytearray(b"\0\0\0\1\0") + encode_response(response)))
+    told = decode_response(ApiKey.FETCH, 12, whole[5:])
+    assert [each.topic for each in told.responses] == ["a"]
