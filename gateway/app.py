@@ -27,7 +27,7 @@ import uvicorn
 from gateway import observe
 from gateway.admin.acls import AclService
 from gateway.admin.audited import AuditedApi
-from gateway.admin.http_protocol import CertificateProtocol
+from gateway.admin.http_protocol import server_settings
 from gateway.admin.overview import Overview
 from gateway.admin.rest import build_api
 from gateway.admin.users import UserService
@@ -449,16 +449,7 @@ class App:
             waiting_for=self._overview.waiting_for,
             metrics_page=self._overview.metrics_page,
         )
-        settings = uvicorn.Config(
-            AuditedApi(api, self._audit),
-            http=CertificateProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=int(_ADMIN_STOP_S),
-        )
-        settings.load()
+        settings = server_settings(AuditedApi(api, self._audit), stop_s=_ADMIN_STOP_S)
         if admin.tls is not None:
             # uvicorn would make one of its own from file names; this one has the rules of every listener.
             settings.ssl = watch_server(self._watch, "admin", admin.tls)

@@ -1,11 +1,29 @@
-"""uvicorn's HTTP/1.1 protocol, with the client's certificate put into the ASGI scope."""
+"""uvicorn as the admin address has it: the client's certificate is in the ASGI scope, and its own address."""
 
 import asyncio
 import ssl
 
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gateway.admin.gate import CERTIFICATE_EXTENSION, App, Receive, Scope, Send
+
+
+def server_settings(app: App, *, stop_s: float) -> uvicorn.Config:
+    """How an application is served; what is under way at the end has `stop_s` seconds."""
+    settings = uvicorn.Config(
+        app,
+        http=CertificateProtocol,
+        # An address that the client itself says (X-Forwarded-For) is none for ACLs and audit to go by.
+        proxy_headers=False,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=int(stop_s),
+    )
+    settings.load()
+    return settings
 
 
 class CertificateProtocol(H11Protocol):

@@ -9,7 +9,8 @@ import httpx
 import uvicorn
 
 from certs.make_certs import TestAuthority
-from gateway.admin.http_protocol import CertificateProtocol
+from gateway.admin.gate import App, Receive, Scope, Send
+from gateway.admin.http_protocol import server_settings
 from gateway.tasks import Tasks
 from tests.fakes.links import link_record
 from tests.gateway.admin.conftest import LINKS, Admin
@@ -17,17 +18,14 @@ from tests.gateway.admin.conftest import LINKS, Admin
 
 @asynccontextmanager
 async def served(admin: Admin, context: ssl.SSLContext | None) -> AsyncIterator[int]:
-    settings = uvicorn.Config(
-        admin.build(),
-        host="127.0.0.1",
-        port=0,
-        http=CertificateProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-    )
-    settings.load()
-    settings.ssl = context
+    async with listening(admin.build(), context) as port:
+        yield port
+
+
+@asynccontextmanager
+async def listening(app: App, context: ssl.SSLContext | None) -> AsyncIterator[int]:
+    settings = server_settings(app, stop_s=1)
+    settings.host, settings.port, settings.ssl = "127.0.0.1", 0, context
     server = uvicorn.Server(settings)
     tasks = Tasks("test")
     serving = tasks.spawn(server._serve(), name="serve")
@@ -73,3 +71,17 @@ async def test_without_tls_there_is_no_certificate(admin: Admin) -> None:
         # A header is no certificate.
         headers = {"x-client-cert": "CN=ops", "ssl-client-cert": "CN=ops"}
         assert (await http.get(f"http://127.0.0.1:{port}{LINKS}", headers=headers)).status_code == 401
+
+
+async def test_the_address_of_a_client_is_not_what_it_says() -> None:
+    hosts = []
+
+    async def app(scope: Scope, _: Receive, send: Send) -> None:
+        hosts.append(scope["client"][0])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    headers = {"x-forwarded-for": "10.9.9.9", "forwarded": "for=10.9.9.9", "x-real-ip": "10.9.9.9"}
+    async with listening(app, None) as port, httpx.AsyncClient() as http:
+        await http.get(f"http://127.0.0.1:{port}/", headers=headers)
+    assert hosts == ["127.0.0.1"]
