@@ -10,26 +10,24 @@ links and the admin address.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import hmac
 import random
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Final
 from uuid import UUID, uuid4
 
 import structlog
-import uvicorn
 
 from gateway import observe
 from gateway.admin.acls import AclService
 from gateway.admin.audited import AuditedApi
-from gateway.admin.http_protocol import server_settings
 from gateway.admin.overview import Overview
 from gateway.admin.rest import build_api
+from gateway.admin.server import AdminServer
 from gateway.admin.users import UserService
 from gateway.byte_budget import ByteBudget
 from gateway.complaints import Complaints
@@ -44,6 +42,7 @@ from gateway.listeners.certificate_names import uncovered
 from gateway.listeners.descriptors import allow_descriptors
 from gateway.listeners.endpoints import Endpoint, Endpoints, bind
 from gateway.listeners.listener import Listener
+from gateway.listeners.memory import Trimmer
 from gateway.peers import ALONE, EXIT_FAILED, NoAnswer, Peers, Worker
 from gateway.reload import FileWatch
 from gateway.security.audit import Audit, AuditError
@@ -85,7 +84,6 @@ _BACKOFF_S: Final = (0.2, 5.0)
 _READ_STATE: Final = "read-state"
 _WATCH_S: Final = 5.0
 _ADMIN_BACKLOG: Final = 128
-_ADMIN_STOP_S: Final = 5.0
 _UPSTREAM_TROUBLE: Final = (DialError, KafkaError, ConnectionClosed, ProtocolError, TimeoutError, OSError)
 
 
@@ -190,13 +188,15 @@ class App:
                 admin.close()
             raise StartError(str(error)) from error
         server = self._admin_server()
-        serving_admin = self._tasks.spawn(_serve_admin(server, admin), name="admin")
+        if admin is not None:
+            self._tasks.spawn(server.serve_on(admin), name="admin")
         self._token_keys.start()
         for path, keys in self._token_keys.files.items():
             self._watch.add(str(path), [path], keys.reload)
         self._tasks.spawn(self._watch.run(), name="watch files")
         self._tasks.spawn(self._start(), name="start")
         self._tasks.spawn(self._watch_upstream(), name="watch upstream")
+        self._tasks.spawn(Trimmer(lambda: len(self._admission)).run(), name="give memory back")
         await self._stopping.wait()
         log.info("gateway.draining", timeout_ms=self._config.drain_timeout_ms)
         async with asyncio.TaskGroup() as group:
@@ -205,8 +205,8 @@ class App:
             group.create_task(self._close_listeners(self._config.drain_timeout_ms / 1000))
         await self._links.close()
         await self._local_groups.close()
-        server.should_exit = True
-        await asyncio.wait({serving_admin}, timeout=_ADMIN_STOP_S)
+        if admin is not None:
+            await server.stop()
         await self._peers.close()
         await self._token_keys.close()
         await self._tasks.close()
@@ -431,7 +431,7 @@ class App:
         except OSError as error:
             raise StartError(f"admin: {error.strerror}") from error
 
-    def _admin_server(self) -> uvicorn.Server:
+    def _admin_server(self) -> AdminServer:
         admin, label = self._config.admin, self._config.cluster.host_label
         api = build_api(
             links=self._links,
@@ -449,11 +449,8 @@ class App:
             waiting_for=self._overview.waiting_for,
             metrics_page=self._overview.metrics_page,
         )
-        settings = server_settings(AuditedApi(api, self._audit), stop_s=_ADMIN_STOP_S)
-        if admin.tls is not None:
-            # uvicorn would make one of its own from file names; this one has the rules of every listener.
-            settings.ssl = watch_server(self._watch, "admin", admin.tls)
-        return _AdminServer(settings)
+        tls = None if admin.tls is None else watch_server(self._watch, "admin", admin.tls)
+        return AdminServer(AuditedApi(api, self._audit), tls)
 
 
 def _shared_secret(config: Config) -> bytes | None:
@@ -467,19 +464,6 @@ def _shared_secret(config: Config) -> bytes | None:
             return None
         key = file.read_bytes()
     return hmac.digest(key, b"salts of users that do not exist", "sha256")
-
-
-class _AdminServer(uvicorn.Server):
-    """uvicorn without its signal handlers: signals are the gateway's."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-async def _serve_admin(server: uvicorn.Server, admin: socket.socket | None) -> None:
-    if admin is not None:
-        await server.serve(sockets=[admin])
 
 
 async def _run(config: Config, worker: Worker) -> None:
