@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 import structlog
@@ -60,7 +60,20 @@ _NEVER_AT_ONCE: Final = frozenset(
 )
 _CANNOT_ASK: Final = (*UNREACHABLE, KafkaError)
 _LONGEST_WAIT_S: Final = 30.0
+_REMEMBERED_BYTES: Final = 512
 _WRITE_TRANSACTION, _WRITE_TOPIC = PERMISSIONS[ApiKey.PRODUCE]
+
+
+class _Passed(NamedTuple):
+    """A request that passed as it was, by the ACLs of its judge."""
+
+    api_version: int
+    body: bytearray
+    judge: RequestJudge
+
+    def is_about(self, api_version: int, body: bytearray | None, acls: Acls) -> bool:
+        """Whether the same would be found again."""
+        return acls is self.judge.acls and api_version == self.api_version and body == self.body
 
 
 class Authorization:
@@ -78,6 +91,8 @@ class Authorization:
         self._audit = services.audit
         self._fetches = FetchGate(self.judge, self.acls)
         self._shares = ShareGate()
+        # By API, the last request that passed as it was: a client asks the same again and again.
+        self._passed: dict[int, _Passed] = {}
         self._fetched: tuple[bytearray, RequestJudge, Forward | Reply | Later] | None = None
 
     def acls(self) -> Acls:
@@ -118,13 +133,22 @@ class Authorization:
         if key in _BEGIN_WITH_GROUP:
             passes = _may_use_group(header, frame, judge)
         else:
+            body = frame[header.body_offset :] if len(frame) <= _REMEMBERED_BYTES else None
+            known = self._passed.get(key)
+            if known is not None and known.is_about(header.api_version, body, judge.acls):
+                self._tell(header, known.judge)
+                return True
             try:
                 request = self._decode(header, frame)
             except TooLargeToDecode:
                 return False
+            topic_ids = _topic_ids(request)
             passes = not (key == ApiKey.METADATA and not_creatable(request, judge))
-            passes = passes and all(judge.name_of(each) is not None for each in _topic_ids(request))
+            passes = passes and all(judge.name_of(each) is not None for each in topic_ids)
             passes = passes and authorize(request, judge) is None
+            # Whose name an id is may change without a change of the ACLs.
+            if passes and body is not None and not topic_ids:
+                self._passed[key] = _Passed(header.api_version, body, judge)
         if passes:
             self._tell(header, judge)
         return passes
