@@ -51,7 +51,12 @@ TOPIC_ID_FIELDS: Final = frozenset({"topic_id"})
 _NAMES: Final = (
     TOPIC_FIELDS | GROUP_FIELDS | TRANSACTION_FIELDS | TOPIC_ID_FIELDS | {"is_internal", "resource_name"}
 )
-_CLIENT_HOST: Final = "client_host"
+# Of members of classic groups: what they subscribe to and have, hidden topics too, is in these bytes.
+_BLANKED: Final[Mapping[str, str | bytes]] = {
+    "client_host": "",
+    "member_metadata": b"",
+    "member_assignment": b"",
+}
 
 # Their answers name what was not asked for, or show clients; the others only matter if something was hidden.
 _ALWAYS_DECODED: Final = frozenset(
@@ -306,12 +311,12 @@ class _Finish:
         return encode_response(self._cut(decode_response(self.api_key, self.version, body)))
 
     def _cut(self, message: Any) -> Any:
-        """`message` without list entries about something hidden, and without hosts of clients."""
+        """`message` without list entries about something hidden, and without what tells of clients."""
         changes: dict[str, Any] = {}
         for name in _telling_fields(message.__class__):
             value = getattr(message, name)
-            if name == _CLIENT_HOST:
-                changes[name] = ""
+            if name in _BLANKED:
+                changes[name] = _BLANKED[name]
             elif value is not None:
                 kept = tuple(self._cut(entry) for entry in value if not self._is_about_hidden(entry))
                 if len(kept) != len(value) or any(
@@ -362,7 +367,7 @@ def _telling_fields(message: type) -> tuple[str, ...]:
     return tuple(
         field.name
         for field in dataclasses.fields(message)
-        if field.name == _CLIENT_HOST
+        if field.name in _BLANKED
         or ((part := _part(message, field)) is not None and (_naming_fields(part) or _telling_fields(part)))
     )
 

@@ -20,7 +20,7 @@ from gateway.sessions.link_gate import (
     LinkGate,
     TopicCatalog,
 )
-from gateway.sessions.request_path import Refuse, Reply
+from gateway.sessions.request_path import Forward, Refuse, Reply
 from gateway.state.acl_changes import add_for_admin
 from gateway.upstreams.metadata import ClusterMetadata, TopicMetadata
 from protocol.api_keys import ApiKey
@@ -28,10 +28,17 @@ from protocol.api_versions import LINK_APIS, link_versions
 from protocol.errors import TooLargeToDecode
 from protocol.fields import encode_uvarint
 from protocol.headers import encode_request_header, peek_request_header
-from protocol.messages import decode_response, encode_request, request_class, response_class
+from protocol.messages import (
+    decode_response,
+    encode_request,
+    encode_response,
+    request_class,
+    response_class,
+)
 from tests.e2e.raw_client import make
 from tests.fakes.store import FakeStore
 from tests.gateway.security.acl_cases import acl
+from tests.protocol.judges import blank
 
 NAMES = TOPIC_FIELDS | GROUP_FIELDS | TRANSACTION_FIELDS | TOPIC_ID_FIELDS
 # A resource may be a topic, a group or else; the gate looks at its type.
@@ -181,3 +188,20 @@ async def test_where_this_gateway_has_acls_they_are_what_the_other_side_is_shown
     found = decode_response(ApiKey.DESCRIBE_ACLS, 3, answer.body)
     assert [each.resource_name for each in found.resources] == ["t"]
     assert isinstance(await ask(operation=0), Refuse)
+
+
+async def test_what_members_of_groups_subscribe_to_is_not_told() -> None:
+    """It names topics that do not exist for the other side."""
+    gate = LinkGate(link_versions(), TopicCatalog(Topics()), allowed=lambda name: name == "open")
+    request = make(ApiKey.DESCRIBE_GROUPS, 5, groups=("g",))
+    frame = bytearray(encode_request_header(ApiKey.DESCRIBE_GROUPS, 5, 1, "other") + encode_request(request))
+    decision = await gate.decide(peek_request_header(frame), frame)
+    assert isinstance(decision, Forward)
+    assert decision.finish is not None
+    member = {"member_id": "m", "member_metadata": b"hidden topic", "member_assignment": b"hidden topic"}
+    groups = [{"group_id": "g", "group_state": "Stable", "members": [member | {"client_host": "/10.0.0.1"}]}]
+    response = bytearray(b"\0\0\0\1\0") + encode_response(blank(request, groups=groups))
+    shown = decode_response(ApiKey.DESCRIBE_GROUPS, 5, b"".join(decision.finish(response))[5:])
+    (told,) = shown.groups[0].members
+    assert (told.member_id, told.client_host) == ("m", "")
+    assert (told.member_metadata, told.member_assignment) == (b"", b"")
