@@ -197,6 +197,23 @@ def test_a_forged_epoch_hides_nothing(
             assert answer.error_code == ErrorCode.fetch_session_id_not_found
 
 
+def test_naming_a_topic_to_forget_hides_nothing(
+    gateway: ComparedGateway, opened: KafkaCluster, unique_name: Names
+) -> None:
+    """A broker sends what a fetch that begins a session names, whatever it names to forget."""
+    topic = unique_name()
+    opened.create_topic(topic)
+    asked = fetch([topic], (0, 0), forgotten_topics_data=[{"topic": topic, "partitions": (0,)}])
+    node = opened.nodes[0]
+    with RawClient((node.host, node.port)) as broker:
+        broker.call(produce(9, {topic: batch(b"secret")}))
+        assert broker.call(asked).responses[0].partitions[0].records
+    with gateway.connect("denied") as client:
+        answer = client.call(asked)
+        assert codes(answer) == {topic: ErrorCode.topic_authorization_failed}
+        assert not answer.responses[0].partitions[0].records
+
+
 def test_records_that_come_after_a_revocation_are_not_delivered(
     gateway: ComparedGateway, opened: KafkaCluster, unique_name: Names
 ) -> None:
