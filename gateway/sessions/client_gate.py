@@ -21,6 +21,7 @@ from gateway.sessions import local_replies
 from gateway.sessions.acl_requests import UnknownElement
 from gateway.sessions.authorization import Authorization
 from gateway.sessions.broker_versions import BrokerVersions
+from gateway.sessions.judge import AclsUnknown
 from gateway.sessions.request_path import Decision, Finish, Forward, Parts, Refuse, Reply
 from gateway.sessions.reserved_names import (
     RESERVED_BYTES,
@@ -140,7 +141,10 @@ class ClientGate:
         if authorization is None:
             return Refuse("it is not known who the client is")
         if key == ApiKey.PRODUCE:
-            return await self._unhindered(header, frame)
+            try:
+                return await self._unhindered(header, frame)
+            except AclsUnknown as error:
+                return Refuse(error.reason)
         if key != ApiKey.FETCH:
             decision: ClientDecision = await authorization.around(header, frame, self._unhindered)
             return decision

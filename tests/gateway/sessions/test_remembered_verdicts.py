@@ -11,11 +11,12 @@ from gateway import observe
 from gateway.security.acls import Acls
 from gateway.sessions import authorization
 from gateway.sessions.client_gate import ClientGate
+from gateway.sessions.request_path import Refuse
 from protocol.acls import Acl, Operation, PatternType, Permission, ResourceType
 from protocol.api_keys import ApiKey
 from protocol.headers import RequestHeader, encode_request_header, peek_request_header
 from protocol.messages import decode_request, encode_request
-from tests.e2e.raw_client import make
+from tests.e2e.raw_client import batch, make, produce
 from tests.fakes.broker import FakeBroker
 from tests.gateway.sessions.lab import PLAIN_ID, heartbeat, lab
 
@@ -124,3 +125,13 @@ async def test_what_names_topics_by_id_or_is_long_is_looked_at_each_time(client:
     )
     assert [client.passes(long) for _ in range(2)] == [True, True]
     assert client.decoded == 4
+
+
+async def test_while_the_acls_are_not_known_a_producer_is_told_off_for_that(client: Client) -> None:
+    """Not as a client that has closed its connection, of which the log says nothing."""
+    client.acls = None
+    assert client.gate is not None
+    header, frame = framed(produce(9, {"plain": batch(b"x")}))
+    decision = await client.gate.decide(header, frame)
+    assert isinstance(decision, Refuse)
+    assert "ACLs are not known" in decision.reason
