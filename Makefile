@@ -17,8 +17,8 @@ mirrormaker := build/mirrormaker/$(firstword $(KAFKA_VERSIONS))/complete
 sources := protocol gateway compose certs tests $(wildcard demo bench client_suites)
 unit_tests = $(filter-out tests/compose tests/e2e, $(patsubst %/,%,$(wildcard tests/*/)))
 pytest := $(python) -m pytest
-# Two at a time, each file in one of them: most end-to-end tests wait more than they compute.
-parallel := -n 2 --dist loadfile
+# Three at a time, each file in one of them: most end-to-end tests wait more than they compute.
+parallel := -n 3 --dist loadfile
 
 .PHONY: help setup tools certs lint format test unit e2e demo demo-stop bench bench-client bench-link \
     client-suites soak fuzz acl-differential lock clean
@@ -92,7 +92,7 @@ format: $(venv)
 
 test: setup lint
 	@rm -rf build/coverage && mkdir -p build/coverage
-	$(pytest) $(parallel) --cov --cov-report= tests
+	$(pytest) $(parallel) --durations=40 --durations-min=5 --cov --cov-report= tests
 	@echo; echo "Coverage of gateway/ by the tests in this process (gateways of end-to-end tests run in their own):"
 	@$(python) -m coverage report --include='gateway/*'
 	@echo; echo "Coverage of protocol/, which must be complete:"

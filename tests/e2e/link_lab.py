@@ -62,10 +62,16 @@ def until(check: Callable[[], bool], timeout_s: float, what: str) -> None:
         time.sleep(0.05)
 
 
-def two_clusters(clusters: Callable[..., KafkaCluster]) -> tuple[KafkaCluster, KafkaCluster]:
-    """A source and a destination that the gateways of other tests are not in front of: they would join in."""
+def two_clusters(
+    clusters: Callable[..., KafkaCluster], *, apart: bool = False
+) -> tuple[KafkaCluster, KafkaCluster]:
+    """A source and a destination that the gateways of other tests are not in front of: they would join in.
+
+    `apart` also from the lab that the tests of a module share.
+    """
+    first = 168 if apart else 166
     source, destination = (
-        clusters("4.3.0", config={"log.retention.hours": hours}) for hours in ("166", "167")
+        clusters("4.3.0", config={"log.retention.hours": str(hours)}) for hours in (first, first + 1)
     )
     return source, destination
 

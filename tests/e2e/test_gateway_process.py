@@ -51,8 +51,9 @@ def test_a_paused_gateway_answers_after_resume(kafka_430: KafkaCluster, start_ga
 def test_a_configuration_that_is_refused_is_in_the_error_and_the_kept_log(
     start_gateway: StartGateway,
 ) -> None:
+    config = {"cluster": {"bootstrap_servers": ["127.0.0.1:1"]}, "authorization": "perhaps"}
     with pytest.raises(GatewayFailed, match="authorization"):
-        start_gateway({"cluster": {"bootstrap_servers": ["127.0.0.1:1"]}}, name="refused")
+        start_gateway(config, name="refused")
 
     kept = sorted(
         (ROOT / "build" / "logs").glob("causeway-refused-*.log"), key=lambda file: file.stat().st_mtime

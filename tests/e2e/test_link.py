@@ -54,8 +54,8 @@ def lab(clusters: Clusters) -> Iterator[LinkLab]:
 def test_every_record_at_its_offset(
     clusters: Clusters, start_lab: StartLab, unique_name: Name, source: str, destination: str, shape: Shape
 ) -> None:
-    origin = clusters(source, config={"log.retention.hours": "166"})
-    target = clusters(destination, config={"log.retention.hours": "167"})
+    origin = clusters(source, config={"log.retention.hours": "168"})
+    target = clusters(destination, config={"log.retention.hours": "169"})
     lab = start_lab(origin, target, shape=shape)
     topic = unique_name()
     origin.create_topic(topic, 6)
@@ -192,7 +192,7 @@ def test_pause_and_resume(lab: LinkLab, unique_name: Name) -> None:
 
 def test_failover_needs_no_source(own_cluster: Clusters, clusters: Clusters, start_lab: StartLab) -> None:
     source = own_cluster("4.3.0")
-    lab = start_lab(source, clusters("4.3.0"), shape="dialled")
+    lab = start_lab(source, two_clusters(clusters, apart=True)[1], shape="dialled")
     source.create_topic("failing-over", 2)
     produce(source, "failing-over", 2_000, 2)
     lab.create_mirror("failing-over")

@@ -233,7 +233,7 @@ def test_twenty_new_mirrors_of_a_hundred_partitions(steady: LinkLab, unique_name
 def test_two_replicators_for_one_partition(
     request: pytest.FixtureRequest, clusters: Clusters, unique_name: Callable[[], str]
 ) -> None:
-    lab = LinkLab(*two_clusters(clusters), shape="dialled")
+    lab = LinkLab(*two_clusters(clusters, apart=True), shape="dialled")
     try:
         topic = unique_name()
         lab.source.create_topic(topic, PARTITIONS)
@@ -272,7 +272,7 @@ def test_a_foreign_writer_while_the_gateway_runs(steady: LinkLab, unique_name: C
 def test_a_foreign_writer_while_the_gateway_is_stopped(
     request: pytest.FixtureRequest, clusters: Clusters, unique_name: Callable[[], str], count: int
 ) -> None:
-    lab = LinkLab(*two_clusters(clusters), shape="dialled")
+    lab = LinkLab(*two_clusters(clusters, apart=True), shape="dialled")
     try:
         topic = unique_name()
         lab.source.create_topic(topic, 1)

@@ -12,7 +12,7 @@ from confluent_kafka.admin._resource import ResourceType
 
 from compose.kafka import KafkaCluster
 from tests.conftest import Clusters
-from tests.e2e.link_lab import LINK_PASSWORD, LINK_USER, LinkLab, Refused, produce, until
+from tests.e2e.link_lab import LINK_PASSWORD, LINK_USER, LinkLab, Refused, produce, two_clusters, until
 
 Name = Callable[[], str]
 JAAS = "org.apache.kafka.common.security.plain.PlainLoginModule required username='{}' password='{}';"
@@ -21,7 +21,7 @@ JAAS = "org.apache.kafka.common.security.plain.PlainLoginModule required usernam
 @pytest.fixture(scope="module")
 def lab(clusters: Clusters) -> Iterator[LinkLab]:
     """A reversed link between two clusters of 4.3.0 that the tests of this module share."""
-    lab = LinkLab(clusters("4.3.0"), clusters("4.3.0", config={"log.retention.hours": "167"}))
+    lab = LinkLab(*two_clusters(clusters))
     lab.configure({"topic.config.sync.ms": "1000", "metadata.max.age.ms": "1000"})
     yield lab
     lab.save_logs()

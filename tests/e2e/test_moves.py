@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, Producer
 from compose.kafka import ROOT
 from tests.conftest import Clusters
 from tests.e2e.group_lab import SYNC, after_runs, at, becomes, commit, offsets
-from tests.e2e.link_lab import LinkLab, produce, until
+from tests.e2e.link_lab import LinkLab, produce, two_clusters, until
 from tests.e2e.movers import MOVERS, at_destination, at_source
 
 Name = Callable[[], str]
@@ -25,7 +25,7 @@ PARTITIONS = 3
 @pytest.fixture(scope="module")
 def lab(clusters: Clusters) -> Iterator[LinkLab]:
     """A reversed link with offset sync that these tests share."""
-    lab = LinkLab(clusters("4.3.0"), clusters("4.3.0", config={"log.retention.hours": "167"}), configs=SYNC)
+    lab = LinkLab(*two_clusters(clusters), configs=SYNC)
     yield lab
     lab.save_logs()
     lab.close()

@@ -212,7 +212,7 @@ def test_positions_at_and_among_fillers(lab: LinkLab, unique_name: Name) -> None
 def test_the_last_sync_is_at_the_promote(clusters: Clusters, start_lab: StartLab, unique_name: Name) -> None:
     hourly = {**SYNC, "consumer.offset.sync.ms": "3600000"}
     lab = start_lab(
-        *two_clusters(clusters),
+        *two_clusters(clusters, apart=True),
         shape="dialled",
         configs=hourly,
     )
@@ -248,8 +248,8 @@ def test_filters_and_prefixes(
         "consumer.group.prefix.enable": "true",
     }
     lab = start_lab(
-        clusters(source),
-        clusters(destination, config={"log.retention.hours": "167"}),
+        clusters(source, config={"log.retention.hours": "168"}),
+        clusters(destination, config={"log.retention.hours": "169"}),
         shape="dialled",
         configs=configs,
     )
@@ -271,7 +271,7 @@ def test_without_filters_nothing_is_synced_and_the_task_says_so(
 ) -> None:
     configs = {**SYNC, "consumer.offset.group.filters": ""}
     lab = start_lab(
-        *two_clusters(clusters),
+        *two_clusters(clusters, apart=True),
         shape="dialled",
         configs=configs,
     )
@@ -286,7 +286,7 @@ def test_a_thousand_groups_of_fifty_partitions_in_one_interval(
     clusters: Clusters, start_lab: StartLab, unique_name: Name
 ) -> None:
     groups, partitions = 1_000, 50
-    lab = start_lab(clusters("4.3.0"), clusters("4.3.0", config={"log.retention.hours": "167"}), configs=SYNC)
+    lab = start_lab(*two_clusters(clusters, apart=True), configs=SYNC)
     topic = mirrored(lab, unique_name(), partitions, 100)
     prefix = unique_name()
     names = [f"{prefix}-{i}" for i in range(groups)]

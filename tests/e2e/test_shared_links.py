@@ -21,7 +21,7 @@ from confluent_kafka import Producer
 from compose.gateway_process import GatewayProcess
 from protocol.api_keys import ApiKey
 from tests.conftest import Clusters, has_failed
-from tests.e2e.link_lab import CODECS, LinkLab, produce, rest, until
+from tests.e2e.link_lab import CODECS, LinkLab, produce, rest, two_clusters, until
 from tests.e2e.test_link_faults import THREE_DAYS_S, in_background
 from tests.e2e.upstream_relay import UpstreamRelay
 
@@ -33,7 +33,7 @@ Names = Callable[[], str]
 @pytest.fixture(scope="module")
 def lab(request: pytest.FixtureRequest, clusters: Clusters) -> Iterator[LinkLab]:
     """A link that is dialled by whoever works on it."""
-    source = clusters("4.3.0")
+    source, _ = two_clusters(clusters)
     made = LinkLab(source, clusters("4.3.0", config=FORGETFUL), shape="dialled")
     yield made
     made.close(failed=request.session.testsfailed > 0)
@@ -293,7 +293,7 @@ def test_a_promote_ends_the_partitions_of_all(lab: LinkLab, unique_name: Names) 
 def test_a_source_half_parks_at_all_gateways_and_one_is_killed(
     request: pytest.FixtureRequest, clusters: Clusters, unique_name: Names
 ) -> None:
-    lab = LinkLab(clusters("4.3.0"), clusters("4.3.0", config=FORGETFUL), spare=True)
+    lab = LinkLab(two_clusters(clusters)[0], clusters("4.3.0", config=FORGETFUL), spare=True)
     try:
         name = unique_name()
         make_mirror(lab, name)

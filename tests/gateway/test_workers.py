@@ -137,7 +137,8 @@ def test_a_worker_that_cannot_work_ends_the_gateway_at_once(port: int) -> None:
     with running("refuse", port) as parent:
         code, output, errors = parent.end()
         assert code == 1
-        assert output.count("start") == 2
+        # Once each, if the other one got so far.
+        assert 1 <= output.count("start") <= 2
         assert "ended more than" not in errors
 
 

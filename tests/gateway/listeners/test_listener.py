@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import resource
 import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -234,14 +235,20 @@ async def test_accepting_survives_the_end_of_file_descriptors() -> None:
         with socket.socket() as client, capture_logs() as logs:
             client.setblocking(False)
             before = resource.getrlimit(resource.RLIMIT_NOFILE)
-            resource.setrlimit(
-                resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) - 1, before[1])
-            )
+            highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, before[1]))
+            taken: list[int] = []
             try:
+                # Those below that are free.
+                with suppress(OSError):
+                    while len(taken) <= highest:
+                        taken.append(os.dup(client.fileno()))
                 await loop.sock_connect(client, ("127.0.0.1", listener.ports[None]))
                 await asyncio.sleep(0.3)
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, before)
+                for descriptor in taken:
+                    os.close(descriptor)
             assert [line["event"] for line in logs] == ["listener.cannot_accept"]
             assert await loop.sock_recv(client, 100) == b"\0\0\0\4None"
 
